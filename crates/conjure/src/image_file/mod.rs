@@ -1,0 +1,1 @@
+//! Picture files: reading what users give, writing pictures that carry their recipe.

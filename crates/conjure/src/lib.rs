@@ -1,0 +1,8 @@
+//! Generative AI on your own hardware: pictures, text and code from words.
+
+pub mod generate;
+pub mod image_file;
+pub mod registry;
+pub mod tokens;
+
+pub use conjure_core::{Error, Result};

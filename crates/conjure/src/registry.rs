@@ -1,0 +1,1 @@
+//! Every model family that Conjure knows, declared once.

@@ -1,0 +1,83 @@
+//! Multi-head attention (Vaswani et al. 2017, section 3.2.2) with diffusers' parameter names: `to_q`, `to_k`, `to_v`,
+//! `to_out.0`.
+
+use super::Linear;
+use crate::ops::{self, AttentionSpec};
+use crate::probe::{Probe, Quantity};
+use crate::weights::Params;
+use crate::{Result, Tensor};
+
+/// Shape of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionConfig {
+    /// Features of the queries' input and of the output.
+    pub query_dim: usize,
+    /// Features of the keys' and values' input; equal to `query_dim` in self-attention.
+    pub context_dim: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Features per head.
+    pub head_dim: usize,
+    /// Whether `to_q`, `to_k`, `to_v` have a bias.
+    pub bias: bool,
+}
+
+/// Multi-head self- or cross-attention.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    config: AttentionConfig,
+    path: String,
+}
+
+impl Attention {
+    /// The layer below `params`.
+    pub fn new(params: &Params, config: AttentionConfig) -> Result<Self> {
+        let inner = config.heads * config.head_dim;
+        Ok(Self {
+            to_q: Linear::new(&params.sub("to_q"), config.query_dim, inner, config.bias)?,
+            to_k: Linear::new(&params.sub("to_k"), config.context_dim, inner, config.bias)?,
+            to_v: Linear::new(&params.sub("to_v"), config.context_dim, inner, config.bias)?,
+            to_out: Linear::new(&params.sub("to_out").sub(0), inner, config.query_dim, true)?,
+            config,
+            path: params.path().to_owned(),
+        })
+    }
+
+    /// `x (batch, time, query_dim)` attends to `context (batch, source, context_dim)`, or to itself:
+    /// `(batch, time, query_dim)`. `mask` is additive, broadcastable to `(batch, heads, time, source)`.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        context: Option<&Tensor>,
+        mask: Option<&Tensor>,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
+        let context = context.unwrap_or(x);
+        let q = self.split_heads(&self.to_q.forward(x)?)?; // (batch, heads, time, head_dim)
+        let k = self.split_heads(&self.to_k.forward(context)?)?; // (batch, heads, source, head_dim)
+        let v = self.split_heads(&self.to_v.forward(context)?)?; // (batch, heads, source, head_dim)
+        let spec = AttentionSpec { mask, ..AttentionSpec::new(self.config.head_dim) };
+        for (quantity, value) in [(Quantity::Query, &q), (Quantity::Key, &k), (Quantity::Value, &v)] {
+            if probe.wants(&self.path, quantity) {
+                probe.observe(&self.path, quantity, value)?;
+            }
+        }
+        if probe.wants(&self.path, Quantity::AttentionProbabilities) {
+            let probabilities = ops::attention_probabilities(&q, &k, spec)?;
+            probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
+        }
+        let y = ops::attention(&q, &k, &v, spec)?; // (batch, heads, time, head_dim)
+        let (batch, heads, time, head_dim) = y.dims4()?;
+        let y = y.transpose(1, 2)?.reshape((batch, time, heads * head_dim))?;
+        self.to_out.forward(&y)
+    }
+
+    fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        Ok(x.reshape((batch, time, self.config.heads, self.config.head_dim))?.transpose(1, 2)?)
+    }
+}

@@ -1,0 +1,22 @@
+//! The vocabulary of Conjure, on candle tensors; it knows no model.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`ops`] | which differentiable operations are there, fast on a CPU and plain everywhere? |
+//! | [`blocks`] | which layers do models share? |
+//! | [`sampling`] | how does noise become a sample? |
+//! | [`weights`] | where do a model's parameters come from, and do they fit? |
+//! | [`rng`] | where does every random number come from? |
+//! | [`probe`] | how is a running model observed? |
+//! | [`error`] | what went wrong, and what can the user do? |
+
+pub mod blocks;
+pub mod error;
+pub mod ops;
+pub mod probe;
+pub mod rng;
+pub mod sampling;
+pub mod weights;
+
+pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
+pub use error::{Error, Result};

@@ -1,0 +1,39 @@
+//! Differentiable operations. Each has a plain twin in ordinary tensor operations (module [`plain`] of its file): the
+//! reference in tests, and the path on a GPU or in a type other than f32. On a CPU in f32 a fused kernel of
+//! `conjure-kernels` does the work, forwards and backwards.
+
+mod activation;
+mod attention;
+mod conv2d;
+mod embedding;
+mod group_norm;
+mod matmul;
+mod norm;
+mod rope;
+mod softmax;
+mod upsample;
+
+pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
+pub use attention::{AttentionSpec, attention, attention_probabilities};
+pub use conv2d::{Conv2dSpec, conv_transpose2d, conv2d};
+pub use embedding::embedding;
+pub use group_norm::{group_norm, group_norm_silu};
+pub use matmul::{linear, matmul};
+pub use norm::{layer_norm, rms_norm};
+pub use rope::{RopeLayout, rope};
+pub use softmax::softmax;
+pub use upsample::upsample_nearest2d;
+
+/// The plain twins.
+pub mod plain {
+    pub use super::activation::plain::*;
+    pub use super::attention::plain::*;
+    pub use super::conv2d::plain::*;
+    pub use super::embedding::plain::*;
+    pub use super::group_norm::plain::*;
+    pub use super::matmul::plain::*;
+    pub use super::norm::plain::*;
+    pub use super::rope::plain::*;
+    pub use super::softmax::plain::*;
+    pub use super::upsample::plain::*;
+}

@@ -1,0 +1,199 @@
+//! The one way in which a model asks for its parameters, wherever they come from.
+
+use super::TensorSource;
+use crate::rng::{self, Generator};
+use crate::{DType, Device, Error, Result, Shape, Tensor, Var};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex};
+
+/// How a parameter begins when nothing is loaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every element this value.
+    Constant(f64),
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Uniform on `[-bound, bound]`. PyTorch's default for linear and convolution layers is `bound = 1 / sqrt(fan_in)`.
+    Uniform {
+        /// Half the width of the interval.
+        bound: f64,
+    },
+}
+
+/// Name and shape of a parameter that a model asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// Full name: the checkpoint key.
+    pub name: String,
+    /// Shape.
+    pub shape: Shape,
+}
+
+enum Origin {
+    /// Read from a source.
+    Source(Arc<dyn TensorSource>),
+    /// Drawn from a generator keyed by seed and parameter name, so that the order of asking does not matter.
+    Seeded(u64),
+    /// Nothing is drawn or read: zero-stride zeros of the right shape that take no memory. For finding out what a model
+    /// asks for before memory is taken.
+    Outline,
+}
+
+struct Store {
+    origin: Origin,
+    dtype: DType,
+    device: Device,
+    trainable: bool,
+    asked: Mutex<Vec<ParameterSpec>>,
+    variables: Mutex<BTreeMap<String, Var>>,
+}
+
+/// Parameters below a name prefix. `params.sub("down_blocks").sub(0)` asks for keys that begin with `down_blocks.0.`.
+#[derive(Clone)]
+pub struct Params {
+    store: Arc<Store>,
+    prefix: String,
+}
+
+impl Params {
+    fn new(origin: Origin, dtype: DType, device: &Device, trainable: bool) -> Self {
+        let store = Store {
+            origin,
+            dtype,
+            device: device.clone(),
+            trainable,
+            asked: Mutex::default(),
+            variables: Mutex::default(),
+        };
+        Self { store: Arc::new(store), prefix: String::new() }
+    }
+
+    /// Parameters read from `source`, converted to `dtype`.
+    pub fn load(source: Arc<dyn TensorSource>, dtype: DType, device: &Device) -> Self {
+        Self::new(Origin::Source(source), dtype, device, false)
+    }
+
+    /// Parameters drawn by each layer's [`Init`] from generators keyed by `seed` and parameter name.
+    pub fn seeded(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self::new(Origin::Seeded(seed), dtype, device, false)
+    }
+
+    /// No parameters: only a record of what a model asks for, see [`Params::asked`]. Takes no memory for tensors.
+    pub fn outline() -> Self {
+        Self::new(Origin::Outline, DType::F32, &Device::Cpu, false)
+    }
+
+    /// The same origin, each parameter a variable that gradients flow into. Call before the model is built.
+    pub fn trainable(self) -> Self {
+        let store = &self.store;
+        let origin = match &store.origin {
+            Origin::Source(source) => Origin::Source(source.clone()),
+            Origin::Seeded(seed) => Origin::Seeded(*seed),
+            Origin::Outline => Origin::Outline,
+        };
+        let prefix = self.prefix.clone();
+        Self { prefix, ..Self::new(origin, store.dtype, &store.device, true) }
+    }
+
+    /// Parameters below `prefix.name`.
+    pub fn sub(&self, name: impl Display) -> Self {
+        Self { store: self.store.clone(), prefix: self.key(&name.to_string()) }
+    }
+
+    /// The prefix: the module's path.
+    pub fn path(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Element type of the tensors handed out.
+    pub fn dtype(&self) -> DType {
+        self.store.dtype
+    }
+
+    /// Device of the tensors handed out.
+    pub fn device(&self) -> &Device {
+        &self.store.device
+    }
+
+    /// Whether the source has this parameter. True where parameters are not loaded.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.store.origin {
+            Origin::Source(source) => source.infos().contains_key(&self.key(name)),
+            _ => true,
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The parameter `name` below the prefix.
+    ///
+    /// # Errors
+    /// Missing from the source, or of another shape there.
+    pub fn get(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
+        let (name, shape) = (self.key(name), shape.into());
+        let store = &*self.store;
+        lock(&store.asked).push(ParameterSpec { name: name.clone(), shape: shape.clone() });
+        if store.trainable
+            && let Some(var) = lock(&store.variables).get(&name)
+        {
+            return Ok(var.as_tensor().clone());
+        }
+        let tensor = match &store.origin {
+            Origin::Source(source) => {
+                let info = source
+                    .infos()
+                    .get(&name)
+                    .ok_or_else(|| Error::request(format!("the weights lack the tensor {name}")))?;
+                if info.shape != shape {
+                    return Err(Error::request(format!(
+                        "tensor {name} has shape {:?}, the model's config asks for {:?}",
+                        info.shape.dims(),
+                        shape.dims()
+                    )));
+                }
+                source.load(&name, store.dtype, &store.device)?
+            }
+            Origin::Seeded(seed) => {
+                let n = shape.elem_count();
+                let mut generator = rng::keyed(*seed, &name);
+                let values: Vec<f32> = match init {
+                    Init::Constant(value) => vec![value as f32; n],
+                    Init::Normal { std } => generator.normal(n).into_iter().map(|z| z * std as f32).collect(),
+                    Init::Uniform { bound } => {
+                        generator.uniform(n).into_iter().map(|u| (2.0 * u - 1.0) * bound as f32).collect()
+                    }
+                };
+                Tensor::from_vec(values, shape, &store.device)?.to_dtype(store.dtype)?
+            }
+            Origin::Outline => Tensor::zeros(1, store.dtype, &store.device)?.broadcast_as(shape)?,
+        };
+        if !store.trainable {
+            return Ok(tensor);
+        }
+        let var = Var::from_tensor(&tensor)?;
+        let tensor = var.as_tensor().clone();
+        lock(&store.variables).insert(name, var);
+        Ok(tensor)
+    }
+
+    /// Everything asked for so far, in order.
+    pub fn asked(&self) -> Vec<ParameterSpec> {
+        lock(&self.store.asked).clone()
+    }
+
+    /// The trainable variables by name; empty unless [`Params::trainable`].
+    pub fn variables(&self) -> BTreeMap<String, Var> {
+        lock(&self.store.variables).clone()
+    }
+}
+
+/// A poisoned lock only means that another thread panicked between two whole operations; the data is sound.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
