@@ -1,1 +1,7 @@
-//! Under construction.
+//! CPU kernels: plain slices in, plain slices out, f32, row-major. Knows no tensor library.
+//!
+//! Every kernel gives bit-identical results whatever the number of threads: work is split over outputs, and a sum that
+//! must be split is split into chunks of a fixed size and added in a fixed order.
+
+pub mod isa;
+pub mod threads;
