@@ -2,12 +2,18 @@
 
 mod attention;
 mod conv;
+mod downsample;
 mod embedding;
 mod linear;
 mod norm;
+mod resnet_block;
+mod upsample;
 
 pub use attention::{Attention, AttentionConfig};
 pub use conv::Conv2d;
+pub use downsample::Downsample;
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
+pub use resnet_block::{ResnetBlock, ResnetBlockConfig, TimeEmbeddingNorm};
+pub use upsample::Upsample;
