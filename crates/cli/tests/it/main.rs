@@ -1,0 +1,3 @@
+//! Whole-program tests of the `conjure` command, and the rules of the house.
+
+mod architecture;
