@@ -63,3 +63,35 @@ impl Generator for Philox {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random123's `kat_vectors`, philox4x32 with 10 rounds.
+    #[test]
+    fn known_answers() {
+        let cases: [([u32; 4], [u32; 2], [u32; 4]); 3] = [
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+            (
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0],
+                [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+            ),
+        ];
+        let wide = |low: u32, high: u32| (u64::from(high) << 32) | u64::from(low);
+        for (counter, key, answer) in cases {
+            let [a, b, c, d] = counter;
+            assert_eq!(Philox::block(wide(key[0], key[1]), wide(c, d), wide(a, b)), answer);
+        }
+    }
+
+    #[test]
+    fn normals_have_mean_0_and_variance_1() {
+        let drawn = Philox::new(1, 2).normal(100_000);
+        let mean = drawn.iter().map(|&z| f64::from(z)).sum::<f64>() / 1e5;
+        let variance = drawn.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / 1e5;
+        assert!(mean.abs() < 0.015 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+}

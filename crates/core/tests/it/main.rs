@@ -1,0 +1,3 @@
+//! Integration tests of the core, against recorded references.
+
+mod torch_rng;
