@@ -7,6 +7,8 @@ mod embedding;
 mod linear;
 mod norm;
 mod resnet_block;
+mod timestep_embedding;
+mod transformer_2d;
 mod upsample;
 
 pub use attention::{Attention, AttentionConfig};
@@ -16,4 +18,6 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet_block::{ResnetBlock, ResnetBlockConfig, TimeEmbeddingNorm};
+pub use timestep_embedding::{TimestepEmbedding, Timesteps};
+pub use transformer_2d::{BasicTransformerBlock, FeedForward, Transformer2d, Transformer2dConfig};
 pub use upsample::Upsample;
