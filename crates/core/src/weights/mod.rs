@@ -1,7 +1,19 @@
 //! Where a model's parameters come from, and whether they fit.
 
+mod bytes;
+mod open;
 mod params;
+mod safetensors;
+mod save;
+mod sharded;
 mod source;
+mod stored;
+mod view;
 
+pub use open::{locate, open};
 pub use params::{Init, ParameterSpec, Params};
+pub use safetensors::Safetensors;
+pub use save::save;
+pub use sharded::Sharded;
 pub use source::{MemorySource, TensorInfo, TensorSource};
+pub use view::{Renamed, Transform, View};

@@ -1,0 +1,86 @@
+//! From a path to weights, whatever their format.
+
+use super::{Safetensors, Sharded, TensorSource};
+use crate::{Error, Result};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Opens weights: a file (safetensors, an index of shards) or the folder of one component as diffusers and transformers
+/// save it. Headers are read and checked; tensors are read when they are asked for.
+///
+/// # Errors
+/// Nothing there, no weights in the folder, a format that is not read, a damaged file.
+pub fn open(path: impl AsRef<Path>) -> Result<Arc<dyn TensorSource>> {
+    let path = path.as_ref();
+    if path.is_dir() {
+        return open(locate(path)?);
+    }
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).map_err(|e| Error::io(path, e))?;
+    if path.extension().is_some_and(|e| e == "json") {
+        return Ok(Arc::new(Sharded::open(path)?));
+    }
+    if start.starts_with(b"version https://git-lfs") {
+        return Err(Error::file(path, "is a Git LFS pointer, not the weights themselves")
+            .with_help("run git lfs pull in that folder, or download the file itself"));
+    }
+    if start.trim_ascii_start().starts_with(b"<") {
+        return Err(Error::file(path, "is a web page, not weights")
+            .with_help("the download link led to a page; download the file itself"));
+    }
+    if start.starts_with(b"GGUF") {
+        return Err(Error::file(path, "is a GGUF file, which is not read")
+            .with_help("use the safetensors version of this model"));
+    }
+    Ok(Arc::new(Safetensors::open(path)?))
+}
+
+/// Stems under which the ecosystem saves a component: diffusers, transformers since 2023, transformers before.
+const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
+/// Endings, most wanted first: full precision before half, safetensors before pickles.
+const ENDINGS: [&str; 10] = [
+    "safetensors",
+    "safetensors.index.json",
+    "fp16.safetensors",
+    "safetensors.index.fp16.json",
+    "fp16.safetensors.index.json",
+    "bin",
+    "bin.index.json",
+    "fp16.bin",
+    "bin.index.fp16.json",
+    "fp16.bin.index.json",
+];
+
+/// The weights of a component's folder: of the usual names the most wanted one, else the only safetensors file.
+///
+/// # Errors
+/// No weights, or several files with unusual names, or the folder of a whole pipeline.
+pub fn locate(folder: impl AsRef<Path>) -> Result<PathBuf> {
+    let folder = folder.as_ref();
+    let usual = ENDINGS.iter().flat_map(|ending| STEMS.map(|stem| folder.join(format!("{stem}.{ending}"))));
+    if let Some(file) = usual.into_iter().find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let file = entry.map_err(|e| Error::io(folder, e))?.path();
+        if file.extension().is_some_and(|e| e == "safetensors") && file.is_file() {
+            others.push(file);
+        }
+    }
+    if folder.join("model_index.json").is_file() {
+        return Err(Error::file(folder, "is a whole pipeline, not one component's folder")
+            .with_help("name a component, such as its unet folder"));
+    }
+    match others.len() {
+        1 => Ok(others.remove(0)),
+        0 => Err(Error::file(folder, "the folder holds no weights").with_help(
+            "the folder looks like an incomplete download; expected diffusion_pytorch_model.safetensors or \
+             model.safetensors",
+        )),
+        n => Err(Error::file(folder, format!("the folder holds {n} safetensors files, none with a usual name"))
+            .with_help("name the file itself")),
+    }
+}
