@@ -1,5 +1,4 @@
-//! Multi-head attention (Vaswani et al. 2017, section 3.2.2) with diffusers' parameter names: `to_q`, `to_k`, `to_v`,
-//! `to_out.0`.
+//! Multi-head attention (Vaswani et al. 2017, section 3.2.2) with the parameter names of diffusers or transformers.
 
 use super::Linear;
 use crate::ops::{self, AttentionSpec};
@@ -22,6 +21,26 @@ pub struct AttentionConfig {
     pub bias: bool,
 }
 
+/// How a checkpoint names the four projections below the layer's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionNames {
+    /// Of the queries.
+    pub q: &'static str,
+    /// Of the keys.
+    pub k: &'static str,
+    /// Of the values.
+    pub v: &'static str,
+    /// Of the output.
+    pub out: &'static str,
+}
+
+impl AttentionNames {
+    /// As diffusers writes them.
+    pub const DIFFUSERS: Self = Self { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
+    /// As transformers writes most models, CLIP among them.
+    pub const TRANSFORMERS: Self = Self { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
+}
+
 /// Multi-head self- or cross-attention.
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -30,21 +49,33 @@ pub struct Attention {
     to_v: Linear,
     to_out: Linear,
     config: AttentionConfig,
+    causal: bool,
     path: String,
 }
 
 impl Attention {
-    /// The layer below `params`.
+    /// The layer below `params`, with diffusers' names.
     pub fn new(params: &Params, config: AttentionConfig) -> Result<Self> {
+        Self::with_names(params, config, AttentionNames::DIFFUSERS)
+    }
+
+    /// The layer below `params`, with the projections named by `names`.
+    pub fn with_names(params: &Params, config: AttentionConfig, names: AttentionNames) -> Result<Self> {
         let inner = config.heads * config.head_dim;
         Ok(Self {
-            to_q: Linear::new(&params.sub("to_q"), config.query_dim, inner, config.bias)?,
-            to_k: Linear::new(&params.sub("to_k"), config.context_dim, inner, config.bias)?,
-            to_v: Linear::new(&params.sub("to_v"), config.context_dim, inner, config.bias)?,
-            to_out: Linear::new(&params.sub("to_out").sub(0), inner, config.query_dim, true)?,
+            to_q: Linear::new(&params.sub(names.q), config.query_dim, inner, config.bias)?,
+            to_k: Linear::new(&params.sub(names.k), config.context_dim, inner, config.bias)?,
+            to_v: Linear::new(&params.sub(names.v), config.context_dim, inner, config.bias)?,
+            to_out: Linear::new(&params.sub(names.out), inner, config.query_dim, true)?,
             config,
+            causal: false,
             path: params.path().to_owned(),
         })
+    }
+
+    /// The same layer, in which no position sees a later one.
+    pub fn causal(self) -> Self {
+        Self { causal: true, ..self }
     }
 
     /// `x (batch, time, query_dim)` attends to `context (batch, source, context_dim)`, or to itself:
@@ -60,7 +91,7 @@ impl Attention {
         let q = self.split_heads(&self.to_q.forward(x)?)?; // (batch, heads, time, head_dim)
         let k = self.split_heads(&self.to_k.forward(context)?)?; // (batch, heads, source, head_dim)
         let v = self.split_heads(&self.to_v.forward(context)?)?; // (batch, heads, source, head_dim)
-        let spec = AttentionSpec { mask, ..AttentionSpec::new(self.config.head_dim) };
+        let spec = AttentionSpec { mask, causal: self.causal, ..AttentionSpec::new(self.config.head_dim) };
         for (quantity, value) in [(Quantity::Query, &q), (Quantity::Key, &k), (Quantity::Value, &v)] {
             if probe.wants(&self.path, quantity) {
                 probe.observe(&self.path, quantity, value)?;
