@@ -3,5 +3,18 @@
 //! Every kernel gives bit-identical results whatever the number of threads: work is split over outputs, and a sum that
 //! must be split is split into chunks of a fixed size and added in a fixed order.
 
+pub mod activation;
+pub mod attention;
+mod disjoint;
+pub mod elementwise;
+pub mod embedding;
+mod exp;
+pub mod group_norm;
 pub mod isa;
+mod moments;
+pub mod norm;
+pub mod rope;
+mod scratch;
+mod simd;
+pub mod softmax;
 pub mod threads;

@@ -1,30 +1,105 @@
 //! Activation functions. Shapes are unchanged, but for gated ones.
 
-use crate::{Result, Tensor};
+use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+use crate::{D, Error, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+use conjure_kernels::activation::{self as kernel, Activation};
 
 /// `x * sigmoid(x)` (SiLU, also Swish).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    plain::silu(x)
+    if on_cpu_in_f32(&[x]) { apply(x, Activation::Silu) } else { plain::silu(x) }
 }
 
 /// Exact GELU, `x * Phi(x)` (Hendrycks & Gimpel 2016).
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    plain::gelu(x)
+    if on_cpu_in_f32(&[x]) { apply(x, Activation::Gelu) } else { plain::gelu(x) }
 }
 
 /// GELU's tanh approximation, as GPT-2 uses it.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    plain::gelu_tanh(x)
+    if on_cpu_in_f32(&[x]) { apply(x, Activation::GeluTanh) } else { plain::gelu_tanh(x) }
 }
 
 /// `x * sigmoid(1.702 x)`, as CLIP ViT-L/14 uses it.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    plain::quick_gelu(x)
+    if on_cpu_in_f32(&[x]) { apply(x, Activation::QuickGelu) } else { plain::quick_gelu(x) }
 }
 
 /// GEGLU (Shazeer 2020): `x (..., 2 n)` is split into value and gate; `value * gelu(gate)`: `(..., n)`.
+///
+/// # Errors
+/// The last dimension is odd.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    plain::geglu(x)
+    let features = x.dim(D::Minus1)?;
+    if !features.is_multiple_of(2) {
+        return Err(Error::request(format!("geglu: {features} features cannot be halved into values and gates")));
+    }
+    if !on_cpu_in_f32(&[x]) {
+        return plain::geglu(x);
+    }
+    Ok(x.contiguous()?.apply_op1(Geglu { n: features / 2 })?)
+}
+
+fn apply(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    Ok(x.contiguous()?.apply_op1(Pointwise(activation))?)
+}
+
+struct Pointwise(Activation);
+
+impl CustomOp1 for Pointwise {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = contiguous(storage, layout)?;
+        let mut out = vec![0.0; x.len()];
+        kernel::forward(self.0, x, &mut out);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut dx = vec![0.0; x.elem_count()];
+        with_slice(x, |x| {
+            with_slice(dy, |dy| {
+                kernel::backward(self.0, x, dy, &mut dx);
+                Ok(())
+            })
+        })?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+struct Geglu {
+    n: usize,
+}
+
+impl CustomOp1 for Geglu {
+    fn name(&self) -> &'static str {
+        "geglu"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = contiguous(storage, layout)?;
+        let mut out = vec![0.0; x.len() / 2];
+        kernel::geglu(x, self.n, &mut out);
+        let mut dims = layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.n;
+        }
+        Ok((CpuStorage::F32(out), Shape::from(dims)))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut dx = vec![0.0; x.elem_count()];
+        with_slice(x, |x| {
+            with_slice(dy, |dy| {
+                kernel::geglu_backward(x, self.n, dy, &mut dx);
+                Ok(())
+            })
+        })?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
 }
 
 /// Plain twins.

@@ -1,7 +1,11 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, equation 1), computed block by block without the score matrix in
 //! memory (Dao et al. 2022, FlashAttention).
 
-use crate::{Result, Tensor};
+use super::slices::{from_first, on_cpu_in_f32, with_storage};
+use crate::{Error, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
+use conjure_kernels::attention::{self as kernel, Gradients, Mask, Problem, RowStatistics, View};
+use std::sync::OnceLock;
 
 /// What attention does beside `softmax(q k^T * scale) v`.
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +29,166 @@ impl AttentionSpec<'_> {
 /// `q (batch, heads, t, head_dim)`, `k (batch, kv_heads, s, head_dim)`, `v (batch, kv_heads, s, value_dim)`:
 /// `(batch, heads, t, value_dim)`. `kv_heads` divides `heads`: query head `h` reads key head `h / (heads / kv_heads)`.
 /// Rows that see no key are zero.
+///
+/// Transposed views of `(batch, time, heads, dim)` are read as they lie, and on a CPU in f32 the result is such a view: to
+/// merge the heads, `transpose(1, 2)` and `reshape` copy nothing.
+///
+/// # Errors
+/// The shapes do not fit each other.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
-    plain::attention(q, k, v, spec)
+    let sizes = Sizes::new(q, k, v, &spec)?;
+    if !on_cpu_in_f32(&[q, k, v]) || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask])) {
+        return plain::attention(q, k, v, spec);
+    }
+    let mask = match spec.mask {
+        Some(mask) => Some(mask.detach().broadcast_as((sizes.batch, sizes.heads, sizes.t, sizes.s))?),
+        None => None,
+    };
+    let operation =
+        Attention { sizes, scale: spec.scale as f32, causal: spec.causal, mask, statistics: OnceLock::new() };
+    let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
+    let y = q.apply_op3(&k, &v, operation)?; // (batch, t, heads, value_dim)
+    Ok(y.transpose(1, 2)?)
 }
 
 /// The probabilities that [`attention`] weights the values with, `(batch, heads, t, s)`: for probes.
 pub fn attention_probabilities(q: &Tensor, k: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
     plain::attention_probabilities(q, k, spec)
+}
+
+/// The same tensor, copied only where the features of a row do not lie side by side.
+fn with_contiguous_rows(x: &Tensor) -> Result<Tensor> {
+    if x.stride()[3] == 1 || x.dims()[3] == 1 { Ok(x.clone()) } else { Ok(x.contiguous()?) }
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    t: usize,
+    s: usize,
+    head_dim: usize,
+    value_dim: usize,
+}
+
+impl Sizes {
+    fn new(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec<'_>) -> Result<Self> {
+        let (batch, heads, t, head_dim) = q.dims4()?;
+        let (_, kv_heads, s, _) = k.dims4()?;
+        let value_dim = v.dims4()?.3;
+        if k.dims() != [batch, kv_heads, s, head_dim] || v.dims() != [batch, kv_heads, s, value_dim] {
+            let (q, k, v) = (q.shape(), k.shape(), v.shape());
+            return Err(Error::request(format!("attention: queries {q:?}, keys {k:?} and values {v:?} do not fit")));
+        }
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(Error::request(format!("attention: {heads} heads do not divide into {kv_heads} key heads")));
+        }
+        if let Some(mask) = spec.mask {
+            let full = Shape::from((batch, heads, t, s));
+            if mask.shape().broadcast_shape_binary_op(&full, "attention").ok().as_ref() != Some(&full) {
+                let shape = mask.shape();
+                return Err(Error::request(format!("attention: a mask of {shape:?} does not broadcast to {full:?}")));
+            }
+        }
+        Ok(Self { batch, heads, kv_heads, t, s, head_dim, value_dim })
+    }
+}
+
+struct Attention {
+    sizes: Sizes,
+    scale: f32,
+    causal: bool,
+    /// Broadcast to `(batch, heads, t, s)` by strides, without a copy.
+    mask: Option<Tensor>,
+    /// Set by the forward pass, for the backward pass.
+    statistics: OnceLock<RowStatistics>,
+}
+
+impl Attention {
+    /// Calls `work` with the kernel's description of this attention.
+    fn with_problem<T>(&self, work: impl FnOnce(&Problem<'_>) -> candle_core::Result<T>) -> candle_core::Result<T> {
+        let Sizes { batch, heads, kv_heads, t, s, head_dim, value_dim } = self.sizes;
+        let (scale, causal) = (self.scale, self.causal);
+        let problem = Problem { batch, heads, kv_heads, t, s, head_dim, value_dim, scale, causal, mask: None };
+        match &self.mask {
+            None => work(&problem),
+            Some(mask) => with_storage(mask, |storage, layout| {
+                let strides = layout.stride();
+                let strides = [strides[0], strides[1], strides[2], strides[3]];
+                work(&Problem { mask: Some(Mask { data: from_first(storage, layout)?, strides }), ..problem })
+            }),
+        }
+    }
+}
+
+fn view<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<View<'a>> {
+    let strides = layout.stride();
+    Ok(View { data: from_first(storage, layout)?, strides: [strides[0], strides[1], strides[2]] })
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Sizes { batch, heads, t, value_dim, .. } = self.sizes;
+        let mut out = vec![0.0; batch * t * heads * value_dim];
+        let (q, k, v) = (view(q, q_layout)?, view(k, k_layout)?, view(v, v_layout)?);
+        let statistics = self.with_problem(|problem| Ok(kernel::forward(problem, q, k, v, &mut out)))?;
+        let _ = self.statistics.set(statistics); // A repeated forward pass would find the same.
+        Ok((CpuStorage::F32(out), Shape::from((batch, t, heads, value_dim))))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let statistics = self.statistics.get().ok_or_else(|| {
+            candle_core::Error::Msg("attention: the backward pass ran before the forward pass".into()).bt()
+        })?;
+        let Sizes { batch, heads, kv_heads, t, s, head_dim, value_dim } = self.sizes;
+        let mut dq = vec![0.0; batch * t * heads * head_dim];
+        let mut dk = vec![0.0; batch * s * kv_heads * head_dim];
+        let mut dv = vec![0.0; batch * s * kv_heads * value_dim];
+        let gradients = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
+        let (y, dy) = (y.transpose(1, 2)?, dy.contiguous()?.transpose(1, 2)?);
+        with_storage(q, |q, q_layout| {
+            with_storage(k, |k, k_layout| {
+                with_storage(v, |v, v_layout| {
+                    with_storage(&y, |y, y_layout| {
+                        with_storage(&dy, |dy, dy_layout| {
+                            let (q, k, v) = (view(q, q_layout)?, view(k, k_layout)?, view(v, v_layout)?);
+                            let (y, dy) = (view(y, y_layout)?, view(dy, dy_layout)?);
+                            self.with_problem(|problem| {
+                                kernel::backward(problem, q, k, v, y, statistics, dy, gradients);
+                                Ok(())
+                            })
+                        })
+                    })
+                })
+            })
+        })?;
+        let device = q.device();
+        Ok((
+            Some(Tensor::from_vec(dq, (batch, t, heads, head_dim), device)?.transpose(1, 2)?),
+            Some(Tensor::from_vec(dk, (batch, s, kv_heads, head_dim), device)?.transpose(1, 2)?),
+            Some(Tensor::from_vec(dv, (batch, s, kv_heads, value_dim), device)?.transpose(1, 2)?),
+        ))
+    }
 }
 
 /// Plain twins.
@@ -41,7 +198,7 @@ pub mod plain {
 
     fn repeat_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
         let (batch, kv_heads, s, dim) = x.dims4()?;
-        if kv_heads == 0 || heads % kv_heads != 0 {
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(Error::request(format!("attention: {heads} heads do not divide into {kv_heads} key heads")));
         }
         let group = heads / kv_heads;

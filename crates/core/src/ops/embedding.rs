@@ -1,13 +1,52 @@
 //! Table look-up.
 
-use crate::{Result, Tensor};
+use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+use crate::{DType, Error, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+use conjure_kernels::embedding as kernel;
 
 /// Rows of `table (vocabulary, features)` for `ids (...)` of type u32: `(..., features)`.
 ///
 /// # Errors
 /// An id beyond the table.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
-    plain::embedding(ids, table)
+    let (vocabulary, features) = table.dims2()?;
+    if !on_cpu_in_f32(&[table]) || ids.dtype() != DType::U32 || !ids.device().is_cpu() {
+        return plain::embedding(ids, table);
+    }
+    let mut shape = ids.dims().to_vec();
+    shape.push(features);
+    let ids = ids.flatten_all()?.to_vec1::<u32>()?;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        return Err(Error::request(format!("embedding: id {id} is beyond the table of {vocabulary} rows")));
+    }
+    Ok(table.contiguous()?.apply_op1(Embedding { ids, features })?.reshape(shape)?)
+}
+
+struct Embedding {
+    ids: Vec<u32>,
+    features: usize,
+}
+
+impl CustomOp1 for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut out = vec![0.0; self.ids.len() * self.features];
+        kernel::gather(contiguous(table, layout)?, &self.ids, self.features, &mut out);
+        Ok((CpuStorage::F32(out), Shape::from((self.ids.len(), self.features))))
+    }
+
+    fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut d_table = vec![0.0; table.elem_count()];
+        with_slice(dy, |dy| {
+            kernel::scatter_add(dy, &self.ids, self.features, &mut d_table);
+            Ok(())
+        })?;
+        Ok(Some(Tensor::from_vec(d_table, table.shape(), table.device())?))
+    }
 }
 
 /// Plain twins.

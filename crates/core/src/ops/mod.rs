@@ -9,7 +9,9 @@ mod embedding;
 mod group_norm;
 mod matmul;
 mod norm;
+mod residual;
 mod rope;
+mod slices;
 mod softmax;
 mod upsample;
 
@@ -20,6 +22,7 @@ pub use embedding::embedding;
 pub use group_norm::{group_norm, group_norm_silu};
 pub use matmul::{linear, matmul};
 pub use norm::{layer_norm, rms_norm};
+pub use residual::{add, add_channels};
 pub use rope::{RopeLayout, rope};
 pub use softmax::softmax;
 pub use upsample::upsample_nearest2d;
@@ -33,6 +36,7 @@ pub mod plain {
     pub use super::group_norm::plain::*;
     pub use super::matmul::plain::*;
     pub use super::norm::plain::*;
+    pub use super::residual::plain::*;
     pub use super::rope::plain::*;
     pub use super::softmax::plain::*;
     pub use super::upsample::plain::*;

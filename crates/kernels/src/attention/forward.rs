@@ -1,0 +1,213 @@
+//! The forward pass.
+
+use super::tile::{Left, VECTORS, multiply, scores, width};
+use super::{Problem, RowStatistics, View, block_size};
+use crate::disjoint::Disjoint;
+use crate::exp::exp;
+use crate::scratch::Scratch;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::threads;
+
+/// Keys in a block: their scores against a block of queries fit into the first cache.
+const KEYS: usize = 64;
+
+/// `softmax(q k^T * scale + mask) v`.
+///
+/// `q (batch, heads, t, head_dim)`, `k (batch, kv_heads, s, head_dim)`, `v (batch, kv_heads, s, value_dim)` are read by
+/// strides; `out (batch, t, heads, value_dim)` is contiguous. Rows that see no key are 0.
+///
+/// # Panics
+/// A view or `out` does not have the sizes of `problem`.
+pub fn forward(problem: &Problem<'_>, q: View<'_>, k: View<'_>, v: View<'_>, out: &mut [f32]) -> RowStatistics {
+    problem.check(&q, &k, &v);
+    assert_eq!(out.len(), problem.batch * problem.t * problem.heads * problem.value_dim);
+    let rows = problem.batch * problem.heads * problem.t;
+    let mut statistics = RowStatistics { max: vec![0.0; rows], inverse_sum: vec![0.0; rows] };
+    let lanes = dispatch(Lanes);
+    // The query heads that share a key head are handled together, as if they were one longer sequence.
+    let blocks = (problem.group() * problem.t).div_ceil(lanes);
+    let (out, max) = (Disjoint::new(out), Disjoint::new(&mut statistics.max));
+    let inverse_sum = Disjoint::new(&mut statistics.inverse_sum);
+    threads::run(problem.batch * problem.kv_heads * blocks, |task| {
+        let (pair, block) = (task / blocks, task % blocks);
+        let (batch, kv_head) = (pair / problem.kv_heads, pair % problem.kv_heads);
+        let first = block * lanes;
+        let count = (problem.group() * problem.t - first).min(lanes);
+        let block = QueryBlock { problem, batch, kv_head, first, count };
+        dispatch(Forward { block, q, k, v, out: &out, max: &max, inverse_sum: &inverse_sum });
+    });
+    statistics
+}
+
+/// Asks how many rows a block has.
+pub(super) struct Lanes;
+
+impl Kernel for Lanes {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        width::<S>()
+    }
+}
+
+/// The queries in the lanes of a task: `count` rows from `first` on of the heads that read `kv_head`, one head's
+/// queries after the other's.
+#[derive(Clone, Copy)]
+pub(super) struct QueryBlock<'a> {
+    pub problem: &'a Problem<'a>,
+    pub batch: usize,
+    pub kv_head: usize,
+    pub first: usize,
+    pub count: usize,
+}
+
+impl QueryBlock<'_> {
+    /// Head and time of a lane.
+    pub fn row(&self, lane: usize) -> (usize, usize) {
+        let row = self.first + lane;
+        (self.kv_head * self.problem.group() + row / self.problem.t, row % self.problem.t)
+    }
+
+    /// Where a lane's row is in `(batch, heads, t)`.
+    pub fn index(&self, lane: usize) -> usize {
+        let (head, time) = self.row(lane);
+        (self.batch * self.problem.heads + head) * self.problem.t + time
+    }
+
+    /// The least and the largest number of keys that a lane sees under the causal rule.
+    pub fn visible(&self) -> (usize, usize) {
+        (0..self.count).fold((usize::MAX, 0), |(least, most), lane| {
+            let visible = self.problem.visible(self.row(lane).1);
+            (least.min(visible), most.max(visible))
+        })
+    }
+
+    /// Puts `view`'s rows of `features` into the lanes of `packed (features, width)`, times `scale`.
+    pub fn pack(&self, view: &View<'_>, features: usize, scale: f32, width: usize, packed: &mut [f32]) {
+        for lane in 0..self.count {
+            let (head, time) = self.row(lane);
+            let row = view.row(self.batch, head, time, features);
+            for (x, to) in row.iter().zip(packed[lane..].iter_mut().step_by(width)) {
+                *to = x * scale;
+            }
+        }
+    }
+
+    /// Adds mask and causal rule to the scores `(keys, width)` of the keys from `first_key` on.
+    pub fn add_bias(&self, first_key: usize, keys: usize, width: usize, scores: &mut [f32]) {
+        for lane in 0..self.count {
+            let (head, time) = self.row(lane);
+            for (j, score) in scores[lane..].iter_mut().step_by(width).take(keys).enumerate() {
+                *score += self.problem.bias(self.batch, head, time, first_key + j);
+            }
+        }
+    }
+}
+
+struct Forward<'a> {
+    block: QueryBlock<'a>,
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+    out: &'a Disjoint<'a>,
+    max: &'a Disjoint<'a>,
+    inverse_sum: &'a Disjoint<'a>,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { block, q, k, v, .. } = self;
+        let Problem { head_dim, value_dim, scale, mask, heads, t, .. } = *block.problem;
+        let width = width::<S>();
+        let keys = block_size(block.problem.s, KEYS);
+        let mut packed_q = Scratch::new(head_dim * width);
+        let mut probabilities = Scratch::new(keys * width);
+        let mut values = Scratch::new(value_dim * width);
+        block.pack(&q, head_dim, scale, width, &mut packed_q);
+
+        let (all_see, visible) = block.visible();
+        // The maximum starts at the least finite number, so that hidden scores, minus infinity, become 0 and never NaN.
+        let mut max = [s.splat(f32::MIN); VECTORS];
+        let mut sum = [s.splat(0.0); VECTORS];
+        for first in (0..visible).step_by(keys) {
+            let count = (visible - first).min(keys);
+            let key = k.offset(block.batch, block.kv_head, first);
+            let value = v.offset(block.batch, block.kv_head, first);
+            // SAFETY: `check` has seen that the views hold all rows; the scratch has `width` columns and as many rows
+            // as there are keys and features.
+            unsafe {
+                let p = probabilities.as_mut_ptr();
+                scores(s, k.data.as_ptr().add(key), k.strides[2], count, head_dim, packed_q.as_ptr(), p);
+                if mask.is_some() || first + count > all_see {
+                    block.add_bias(first, count, width, &mut probabilities);
+                }
+                let factor = softmax_block(s, probabilities.as_mut_ptr(), count, &mut max, &mut sum);
+                let left = Left { data: v.data.as_ptr().add(value), row_stride: 1, column_stride: v.strides[2] };
+                multiply(s, left, value_dim, count, probabilities.as_ptr(), Some(factor), values.as_mut_ptr());
+            }
+        }
+
+        let mut lanes = [[0.0f32; 64]; 2];
+        for i in 0..VECTORS {
+            // SAFETY: `width` is at most 48.
+            unsafe {
+                s.store(lanes[0].as_mut_ptr().add(i * S::LANES), max[i]);
+                s.store(lanes[1].as_mut_ptr().add(i * S::LANES), sum[i]);
+            }
+        }
+        for lane in 0..block.count {
+            let (head, time) = block.row(lane);
+            let inverse = if lanes[1][lane] == 0.0 { 0.0 } else { 1.0 / lanes[1][lane] };
+            // SAFETY: no other task has this row.
+            unsafe {
+                self.max.part(block.index(lane), 1)[0] = lanes[0][lane];
+                self.inverse_sum.part(block.index(lane), 1)[0] = inverse;
+                let out = self.out.part(((block.batch * t + time) * heads + head) * value_dim, value_dim);
+                for (x, to) in values[lane..].iter().step_by(width).zip(out) {
+                    *to = x * inverse;
+                }
+            }
+        }
+    }
+}
+
+#[allow(clippy::needless_range_loop)] // Counted loops over constant bounds are what the compiler unrolls into registers.
+/// Turns the scores `(count, width)` into exponentials relative to the new running maximum, adds them to the running
+/// sum, and returns the factor by which everything summed before shrinks.
+///
+/// # Safety
+/// `scores` holds `count` rows.
+#[inline(always)]
+unsafe fn softmax_block<S: Simd>(
+    s: S,
+    scores: *mut f32,
+    count: usize,
+    max: &mut [S::V; VECTORS],
+    sum: &mut [S::V; VECTORS],
+) -> [S::V; VECTORS] {
+    let before = *max;
+    let mut factor = before;
+    // SAFETY: rows below `count`, which the caller vouches for.
+    unsafe {
+        for j in 0..count {
+            for i in 0..VECTORS {
+                max[i] = s.max(max[i], s.load(scores.add((j * VECTORS + i) * S::LANES)));
+            }
+        }
+        for i in 0..VECTORS {
+            factor[i] = exp(s, s.sub(before[i], max[i]));
+            sum[i] = s.mul(sum[i], factor[i]);
+        }
+        for j in 0..count {
+            for i in 0..VECTORS {
+                let p = scores.add((j * VECTORS + i) * S::LANES);
+                let e = exp(s, s.sub(s.load(p), max[i]));
+                sum[i] = s.add(sum[i], e);
+                s.store(p, e);
+            }
+        }
+    }
+    factor
+}

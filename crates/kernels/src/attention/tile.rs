@@ -1,0 +1,131 @@
+//! The small matrix products of attention, in registers.
+
+use crate::simd::Simd;
+
+/// Vectors side by side in a tile.
+pub(super) const VECTORS: usize = 3;
+
+/// Floats in a row of a tile.
+#[inline(always)]
+pub(super) const fn width<S: Simd>() -> usize {
+    VECTORS * S::LANES
+}
+
+/// A left factor read where it lies: element `(row, column)` is at `data + row * row_stride + column * column_stride`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub data: *const f32,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+/// `out (rows, width) = out * factor + left (rows, depth) * right (depth, width)`; without a factor, `out` is
+/// overwritten.
+///
+/// # Safety
+/// All elements that the sizes speak of can be accessed.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd>(
+    s: S,
+    left: Left,
+    rows: usize,
+    depth: usize,
+    right: *const f32,
+    factor: Option<[S::V; VECTORS]>,
+    out: *mut f32,
+) {
+    let mut row = 0;
+    // SAFETY: each tile covers rows below `rows`; the caller vouches for these.
+    unsafe {
+        if S::TILE_ROWS == 8 {
+            while row + 8 <= rows {
+                tile::<S, 8>(s, left, row, depth, right, factor, out);
+                row += 8;
+            }
+        }
+        while row + 4 <= rows {
+            tile::<S, 4>(s, left, row, depth, right, factor, out);
+            row += 4;
+        }
+        while row < rows {
+            tile::<S, 1>(s, left, row, depth, right, factor, out);
+            row += 1;
+        }
+    }
+}
+
+#[allow(clippy::needless_range_loop)] // Counted loops over constant bounds are what the compiler unrolls into registers.
+/// `R` rows of [`multiply`], from `row` on.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn tile<S: Simd, const R: usize>(
+    s: S,
+    left: Left,
+    row: usize,
+    depth: usize,
+    right: *const f32,
+    factor: Option<[S::V; VECTORS]>,
+    out: *mut f32,
+) {
+    // SAFETY: rows `row..row + R`, columns below `depth` and `width` of operands that the caller vouches for.
+    unsafe {
+        let out = out.add(row * width::<S>());
+        let mut sums = [[s.splat(0.0); VECTORS]; R];
+        if let Some(factor) = factor {
+            for r in 0..R {
+                for v in 0..VECTORS {
+                    sums[r][v] = s.mul(s.load(out.add(r * width::<S>() + v * S::LANES)), factor[v]);
+                }
+            }
+        }
+        let mut a = left.data.add(row * left.row_stride);
+        let mut b = right;
+        for _ in 0..depth {
+            let b_vectors: [S::V; VECTORS] = [s.load(b), s.load(b.add(S::LANES)), s.load(b.add(2 * S::LANES))];
+            for r in 0..R {
+                let x = s.splat(*a.add(r * left.row_stride));
+                for v in 0..VECTORS {
+                    sums[r][v] = s.fma(x, b_vectors[v], sums[r][v]);
+                }
+            }
+            a = a.wrapping_add(left.column_stride);
+            b = b.add(width::<S>());
+        }
+        for r in 0..R {
+            for v in 0..VECTORS {
+                s.store(out.add(r * width::<S>() + v * S::LANES), sums[r][v]);
+            }
+        }
+    }
+}
+
+/// Scores: `out (rows, width) = left (rows, depth) * right (depth, width)`, with long rows in pieces whose part of
+/// `right` stays in the first cache.
+///
+/// # Safety
+/// As for [`multiply`]; the rows of `left` are contiguous (its column stride is not read).
+#[inline(always)]
+pub(super) unsafe fn scores<S: Simd>(
+    s: S,
+    data: *const f32,
+    row_stride: usize,
+    rows: usize,
+    depth: usize,
+    right: *const f32,
+    out: *mut f32,
+) {
+    const PIECE: usize = 128;
+    let mut first = 0;
+    while first < depth || first == 0 {
+        let factor = if first == 0 { None } else { Some([s.splat(1.0); VECTORS]) };
+        let count = (depth - first).min(PIECE);
+        // SAFETY: columns `first..first + count` of what the caller vouches for.
+        unsafe {
+            let left = Left { data: data.add(first), row_stride, column_stride: 1 };
+            multiply(s, left, rows, count, right.add(first * width::<S>()), factor, out);
+        }
+        first += PIECE;
+    }
+}

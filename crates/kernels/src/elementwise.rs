@@ -1,0 +1,168 @@
+//! Functions of each element, and sums of tensors, on several threads once a tensor is worth it.
+
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::{moments, threads};
+
+/// Elements that one task handles: large enough that waking a thread pays.
+const CHUNK: usize = 1 << 14;
+
+/// A function of one vector.
+pub(crate) trait Map1: Copy + Send + Sync {
+    /// The function; implementations are `#[inline(always)]`.
+    fn apply<S: Simd>(self, simd: S, x: S::V) -> S::V;
+}
+
+/// A function of two vectors.
+pub(crate) trait Map2: Copy + Send + Sync {
+    /// The function; implementations are `#[inline(always)]`.
+    fn apply<S: Simd>(self, simd: S, a: S::V, b: S::V) -> S::V;
+}
+
+struct Run1<'a, F> {
+    f: F,
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl<F: Map1> Kernel for Run1<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(self.x.len(), self.out.len());
+        let (n, x, out) = (self.out.len(), self.x.as_ptr(), self.out.as_mut_ptr());
+        let mut i = 0;
+        // SAFETY: both slices have `n` elements, and no access goes beyond `n`.
+        unsafe {
+            while i + S::LANES <= n {
+                s.store(out.add(i), self.f.apply(s, s.load(x.add(i))));
+                i += S::LANES;
+            }
+            if i < n {
+                s.store_first(out.add(i), n - i, self.f.apply(s, s.load_first(x.add(i), n - i)));
+            }
+        }
+    }
+}
+
+struct Run2<'a, F> {
+    f: F,
+    a: &'a [f32],
+    b: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl<F: Map2> Kernel for Run2<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert!(self.a.len() == self.out.len() && self.b.len() == self.out.len());
+        let (n, a, b, out) = (self.out.len(), self.a.as_ptr(), self.b.as_ptr(), self.out.as_mut_ptr());
+        let mut i = 0;
+        // SAFETY: all three slices have `n` elements, and no access goes beyond `n`.
+        unsafe {
+            while i + S::LANES <= n {
+                s.store(out.add(i), self.f.apply(s, s.load(a.add(i)), s.load(b.add(i))));
+                i += S::LANES;
+            }
+            if i < n {
+                let (x, y) = (s.load_first(a.add(i), n - i), s.load_first(b.add(i), n - i));
+                s.store_first(out.add(i), n - i, self.f.apply(s, x, y));
+            }
+        }
+    }
+}
+
+/// `out[i] = f(x[i])` on this thread.
+pub(crate) fn map1_here<F: Map1>(f: F, x: &[f32], out: &mut [f32]) {
+    dispatch(Run1 { f, x, out });
+}
+
+/// `out[i] = f(a[i], b[i])` on this thread.
+pub(crate) fn map2_here<F: Map2>(f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
+    dispatch(Run2 { f, a, b, out });
+}
+
+/// `out[i] = f(x[i])`.
+pub(crate) fn map1<F: Map1>(f: F, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len());
+    threads::run_chunks(out, CHUNK, |i, piece| map1_here(f, &x[i * CHUNK..][..piece.len()], piece));
+}
+
+/// `out[i] = f(a[i], b[i])`.
+pub(crate) fn map2<F: Map2>(f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len());
+    threads::run_chunks(out, CHUNK, |i, piece| {
+        let first = i * CHUNK;
+        map2_here(f, &a[first..][..piece.len()], &b[first..][..piece.len()], piece);
+    });
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Map2 for Sum {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
+        s.add(a, b)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct AddConstant(f32);
+
+impl Map1 for AddConstant {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        s.add(x, s.splat(self.0))
+    }
+}
+
+/// `out = a + b`, all of one length.
+///
+/// # Panics
+/// The lengths differ.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    map2(Sum, a, b, out);
+}
+
+/// `out[c] = x[c] + bias[c]` for each plane `c` of `plane` elements; `x` has `bias.len()` planes.
+///
+/// # Panics
+/// The lengths do not fit.
+pub fn add_to_planes(x: &[f32], bias: &[f32], plane: usize, out: &mut [f32]) {
+    assert!(x.len() == bias.len() * plane && out.len() == x.len());
+    if plane == 0 {
+        return;
+    }
+    let planes = (CHUNK / plane).max(1);
+    threads::run_chunks(out, planes * plane, |i, pieces| {
+        for (j, piece) in pieces.chunks_mut(plane).enumerate() {
+            let c = i * planes + j;
+            map1_here(AddConstant(bias[c]), &x[c * plane..][..plane], piece);
+        }
+    });
+}
+
+struct SumOf<'a>(&'a [f32]);
+
+impl Kernel for SumOf<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        moments::sum(s, self.0)
+    }
+}
+
+/// `out[c]` = the sum of plane `c` of `plane` elements of `x`: the gradient of [`add_to_planes`] for `bias`.
+///
+/// # Panics
+/// The lengths do not fit.
+pub fn sum_planes(x: &[f32], plane: usize, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len() * plane);
+    let planes = (CHUNK / plane.max(1)).max(1);
+    threads::run_chunks(out, planes, |i, sums| {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            *sum = dispatch(SumOf(&x[(i * planes + j) * plane..][..plane])) as f32;
+        }
+    });
+}
