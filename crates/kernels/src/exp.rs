@@ -3,7 +3,8 @@
 use crate::simd::Simd;
 use std::f32::consts::LOG2_E;
 
-/// `e^x` with a relative error below 2e-7, for `x < 88`; 0 below -88; infinite or nearly so above 88; NaN stays NaN.
+/// `e^x` with a relative error below 2e-7, for `-87 < x < 88`; 0 or less than 2e-38 below; infinite above 88.8
+/// at the latest; NaN stays NaN.
 ///
 /// `e^x = 2^n e^r` with `|r| <= ln 2 / 2`, and a polynomial for `e^r` (the coefficients are those of Moshier's Cephes).
 #[inline(always)]
@@ -12,7 +13,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // The constants come first, because min and max return their second operand for NaN.
-    let x = s.max(s.splat(-104.0), s.min(s.splat(88.7), x));
+    let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
     let n = s.round(s.mul(x, s.splat(LOG2_E)));
     let r = s.fma(n, s.splat(-LN2_LOW), s.fma(n, s.splat(-LN2_HIGH), x));
     let mut p = s.splat(1.987_569_1e-4);

@@ -1,4 +1,5 @@
 //! Integration tests of the core, against recorded references.
 
+mod ops;
 mod safetensors;
 mod torch_rng;
