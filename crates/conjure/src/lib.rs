@@ -1,5 +1,6 @@
 //! Generative AI on your own hardware: pictures, text and code from words.
 
+pub mod digest;
 pub mod generate;
 pub mod image_file;
 pub mod registry;

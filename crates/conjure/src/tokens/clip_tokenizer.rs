@@ -1,0 +1,584 @@
+//! CLIP's byte-level byte-pair encoding: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+//! Supervision", <https://arxiv.org/abs/2103.00020>, with the merges of Sennrich et al. 2016,
+//! <https://arxiv.org/abs/1508.07909>.
+//!
+//! Text is brought to Unicode NFC, runs of white space become one space, letters become lower case; words, single digits
+//! and runs of punctuation are then split and merged byte by byte, the last byte of each carrying `</w>`. This is what
+//! transformers' `CLIPTokenizer` does. Files are read as data: like transformers, only the vocabulary, the merges and the
+//! added tokens are taken from `tokenizer.json`, and the pipeline around them is built here, so that a tokenizer file
+//! cannot bring along patterns of its own.
+
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::Path;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+
+/// Marks the start of a text in CLIP's vocabulary.
+pub const START_OF_TEXT: &str = "<|startoftext|>";
+/// Marks the end of a text in CLIP's vocabulary.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+/// Tokens that CLIP's text encoder reads at once, start and end marks included.
+pub const CONTEXT_LENGTH: usize = 77;
+
+/// Vocabularies and merges above this size are refused; CLIP's own take 1 MiB.
+const MAX_VOCABULARY_BYTES: u64 = 32 << 20;
+/// Settings files above this size are refused.
+const MAX_SETTINGS_BYTES: u64 = 1 << 20;
+/// Context lengths above this one are refused; transformers writes 1e30 for "unknown", which means [`CONTEXT_LENGTH`].
+const MAX_CONTEXT_LENGTH: usize = 4096;
+
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// The tokens with a special meaning, by their text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Put before each text.
+    pub start: String,
+    /// Put after each text.
+    pub end: String,
+    /// Stands for what the vocabulary cannot spell.
+    pub unknown: String,
+    /// Fills a text up to the context length: the end token in Stable Diffusion 1.x, `!` in 2.x.
+    pub padding: String,
+}
+
+impl Default for SpecialTokens {
+    fn default() -> Self {
+        Self {
+            start: START_OF_TEXT.into(),
+            end: END_OF_TEXT.into(),
+            unknown: END_OF_TEXT.into(),
+            padding: END_OF_TEXT.into(),
+        }
+    }
+}
+
+/// CLIP's tokenizer: text to ids and back.
+pub struct ClipTokenizer {
+    inner: Tokenizer,
+    vocabulary: BTreeMap<String, u32>,
+    merges: Vec<(String, String)>,
+    special: SpecialTokens,
+    /// Tokens found before any splitting, in the order in which they are declared; a later entry for the same text wins.
+    added: Vec<AddedToken>,
+    start: u32,
+    end: u32,
+    padding: u32,
+    context_length: usize,
+}
+
+impl std::fmt::Debug for ClipTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClipTokenizer")
+            .field("vocabulary", &self.vocabulary.len())
+            .field("merges", &self.merges.len())
+            .field("special", &self.special)
+            .field("context_length", &self.context_length)
+            .finish()
+    }
+}
+
+impl ClipTokenizer {
+    /// Opens a diffusers `tokenizer/` folder: `tokenizer.json` if there is one, else `vocab.json` and `merges.txt`;
+    /// special tokens and `model_max_length` from `tokenizer_config.json` or `special_tokens_map.json` where they are there.
+    ///
+    /// # Errors
+    /// A file that is missing, too large or no tokenizer.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let combined = folder.join("tokenizer.json");
+        let (vocabulary, merges, declared, origin) = if combined.is_file() {
+            let text = read_bounded(&combined, MAX_VOCABULARY_BYTES)?;
+            let (vocabulary, merges, declared) = parse_tokenizer_json(&text).map_err(|m| Error::file(&combined, m))?;
+            (vocabulary, merges, declared, combined)
+        } else {
+            let path = folder.join("vocab.json");
+            if !path.is_file() {
+                return Err(Error::file(folder, "no tokenizer: neither tokenizer.json nor vocab.json is there")
+                    .with_help(
+                        "name the folder that holds vocab.json and merges.txt, as in a diffusers model folder",
+                    ));
+            }
+            let vocabulary = parse_vocabulary(&read_bounded(&path, MAX_VOCABULARY_BYTES)?);
+            let vocabulary = vocabulary.map_err(|m| Error::file(&path, m))?;
+            let merges_path = folder.join("merges.txt");
+            let merges = parse_merges(&read_bounded(&merges_path, MAX_VOCABULARY_BYTES)?);
+            (vocabulary, merges.map_err(|m| Error::file(&merges_path, m))?, Vec::new(), path)
+        };
+        let config_path = folder.join("tokenizer_config.json");
+        let map_path = folder.join("special_tokens_map.json");
+        let config = read_settings(&config_path)?;
+        let map = read_settings(&map_path)?;
+        let settings = Settings::parse(&config, &map, declared).map_err(|m| Error::file(&config_path, m))?;
+        Self::build(vocabulary, merges, settings).map_err(|m| {
+            Error::file(origin, m).with_help("the tokenizer is not CLIP's or its files do not belong together")
+        })
+    }
+
+    /// A tokenizer of this vocabulary (token text to id) and these merges, best first.
+    ///
+    /// # Errors
+    /// A special token that the vocabulary lacks, two tokens with one id, a merge of unknown tokens, a context length
+    /// outside `3..=4096`.
+    pub fn new(
+        vocabulary: BTreeMap<String, u32>,
+        merges: Vec<(String, String)>,
+        special: SpecialTokens,
+        context_length: usize,
+    ) -> Result<Self> {
+        let added = [&special.start, &special.end, &special.unknown, &special.padding];
+        let added = added.map(|text| AddedToken::from(text.as_str(), true)).to_vec();
+        Self::build(vocabulary, merges, Settings { special, added, ids: BTreeMap::new(), context_length })
+            .map_err(Error::request)
+    }
+
+    /// The smallest tokenizer in CLIP's layout: 256 byte symbols, their `</w>` forms, start and end token; 514 ids and no
+    /// merges. Every text becomes its UTF-8 bytes. It belongs to tiny models that are made at random.
+    pub fn tiny() -> Self {
+        let mut vocabulary = BTreeMap::new();
+        for (id, symbol) in byte_symbols().into_iter().enumerate() {
+            vocabulary.insert(symbol.to_string(), id as u32);
+            vocabulary.insert(format!("{symbol}</w>"), id as u32 + 256);
+        }
+        vocabulary.insert(START_OF_TEXT.into(), 512);
+        vocabulary.insert(END_OF_TEXT.into(), 513);
+        Self::new(vocabulary, Vec::new(), SpecialTokens::default(), CONTEXT_LENGTH)
+            .expect("256 symbols, their ends and two marks are a vocabulary")
+    }
+
+    /// The same tokenizer with another padding token, such as `!` for Stable Diffusion 2.x.
+    ///
+    /// As in transformers, text that spells the padding token becomes that token.
+    ///
+    /// # Errors
+    /// A token that the vocabulary lacks.
+    pub fn with_padding(&self, token: &str) -> Result<Self> {
+        let special = SpecialTokens { padding: token.into(), ..self.special.clone() };
+        let mut added = self.added.clone();
+        added.retain(|t| t.content != self.special.padding || self.special.padding == self.special.end);
+        added.push(AddedToken::from(token, true));
+        let settings = Settings { special, added, ids: BTreeMap::new(), context_length: self.context_length };
+        Self::build(self.vocabulary.clone(), self.merges.clone(), settings).map_err(Error::request)
+    }
+
+    fn build(
+        mut vocabulary: BTreeMap<String, u32>,
+        merges: Vec<(String, String)>,
+        settings: Settings,
+    ) -> std::result::Result<Self, String> {
+        let Settings { special, added, ids, context_length } = settings;
+        if !(3..=MAX_CONTEXT_LENGTH).contains(&context_length) {
+            return Err(format!("a context length of {context_length} tokens is outside 3..={MAX_CONTEXT_LENGTH}"));
+        }
+        for (text, id) in ids {
+            vocabulary.entry(text).or_insert(id);
+        }
+        let mut texts = HashMap::with_capacity(vocabulary.len());
+        for (text, id) in &vocabulary {
+            if let Some(other) = texts.insert(*id, text) {
+                return Err(format!("the tokens {other:?} and {text:?} have the same id {id}"));
+            }
+        }
+        // The crate joins the halves of a merge in a buffer as long as the longest token: check before it does.
+        for (left, right) in &merges {
+            for token in [left.clone(), right.clone(), format!("{left}{right}")] {
+                if !vocabulary.contains_key(&token) {
+                    return Err(format!("the merge \"{left} {right}\" needs the token {token:?}, which is missing"));
+                }
+            }
+        }
+        let id = |role: &str, text: &str| {
+            vocabulary.get(text).copied().ok_or_else(|| format!("the {role} token {text:?} is not in the vocabulary"))
+        };
+        let (start, end) = (id("start", &special.start)?, id("end", &special.end)?);
+        let padding = id("padding", &special.padding)?;
+        id("unknown", &special.unknown)?;
+
+        let crate_error = |e: tokenizers::Error| e.to_string();
+        let model = BPE::builder()
+            .vocab_and_merges(vocabulary.clone().into_iter().collect::<Vocab>(), merges.clone())
+            .end_of_word_suffix("</w>".into())
+            .unk_token(special.unknown.clone())
+            .build()
+            .map_err(crate_error)?;
+        let mut inner = Tokenizer::new(model);
+        let one_space = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(crate_error)?;
+        inner
+            .with_normalizer(Some(Normalizers::new(vec![NFC.into(), one_space.into(), Lowercase.into()])))
+            .map_err(crate_error)?;
+        let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true);
+        inner.with_pre_tokenizer(Some(PreTokenizers::new(vec![
+            words.map_err(crate_error)?.into(),
+            ByteLevel::new(false, true, true).into(),
+        ])));
+        inner.with_decoder(Some(ByteLevel::default()));
+        // Not used to encode here, but written into tokenizer.json for other readers.
+        inner.with_post_processor(Some(
+            RobertaProcessing::new((special.end.clone(), end), (special.start.clone(), start))
+                .trim_offsets(false)
+                .add_prefix_space(false),
+        ));
+        inner.add_special_tokens(added.clone()).map_err(crate_error)?;
+        Ok(Self { inner, vocabulary, merges, special, added, start, end, padding, context_length })
+    }
+
+    /// The ids of a text, without start, end and padding.
+    ///
+    /// # Errors
+    /// A vocabulary without the text's bytes and without a token for the unknown.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|e| Error::failure(format!("the text cannot be tokenized: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text in one window: start, the text cut to fit, end, padding; [`Self::context_length`] ids.
+    ///
+    /// This is what diffusers feeds to the text encoder for a prompt without weights.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_window(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        ids.truncate(self.context_length - 2);
+        ids.insert(0, self.start);
+        ids.push(self.end);
+        ids.resize(self.context_length, self.padding);
+        Ok(ids)
+    }
+
+    /// A text with these ids; start, end and padding tokens are left out, and so is the original's case and spacing.
+    ///
+    /// # Errors
+    /// None for ids of this tokenizer; unknown ids are left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let text = self.inner.decode(ids, true).map_err(|e| Error::failure(format!("cannot decode: {e}")))?;
+        Ok(text.replace("</w>", " ").trim().to_owned())
+    }
+
+    /// The token with this id as it stands in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of the start token.
+    pub fn start_id(&self) -> u32 {
+        self.start
+    }
+
+    /// The id of the end token.
+    pub fn end_id(&self) -> u32 {
+        self.end
+    }
+
+    /// The id of the padding token.
+    pub fn padding_id(&self) -> u32 {
+        self.padding
+    }
+
+    /// Tokens in one window, start and end included.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// One more than the largest id: the rows that a text encoder's embedding must have.
+    pub fn vocabulary_size(&self) -> usize {
+        self.vocabulary.values().max().map_or(0, |id| *id as usize + 1)
+    }
+
+    /// Writes the folder that diffusers and transformers open: `vocab.json`, `merges.txt`, `tokenizer.json`,
+    /// `tokenizer_config.json` and `special_tokens_map.json`. The folder is made if it is not there.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(|e| Error::io(path, e))
+        };
+        // Ids in order, as the reference writes them: readers that ignore the numbers still see the right sequence.
+        let mut by_id: Vec<_> = self.vocabulary.iter().map(|(text, id)| (*id, text)).collect();
+        by_id.sort_unstable();
+        let entries: Vec<_> = by_id.iter().map(|(id, text)| format!("{}:{id}", Value::from(text.as_str()))).collect();
+        write("vocab.json", format!("{{{}}}\n", entries.join(",")))?;
+        let merges: String = self.merges.iter().map(|(left, right)| format!("{left} {right}\n")).collect();
+        write("merges.txt", format!("#version: 0.2\n{merges}"))?;
+        let inner = self.inner.to_string(false).map_err(|e| Error::failure(format!("cannot write tokenizer: {e}")))?;
+        write("tokenizer.json", inner)?;
+        // Plain strings where the token is matched as it is written, with the flag where it is matched after lower-casing.
+        let declare = |text: &str| {
+            let normalized = self.added.iter().rev().find(|t| t.content == text).is_some_and(|t| t.normalized);
+            if !normalized {
+                return Value::from(text);
+            }
+            json!({ "content": text, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false })
+        };
+        let special = json!({
+            "bos_token": declare(&self.special.start),
+            "eos_token": declare(&self.special.end),
+            "pad_token": declare(&self.special.padding),
+            "unk_token": declare(&self.special.unknown),
+        });
+        write("special_tokens_map.json", format!("{special:#}\n"))?;
+        let mut config = special;
+        for token in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            if let Some(declared) = config[token].as_object_mut() {
+                declared.insert("__type".into(), "AddedToken".into());
+            }
+        }
+        config["do_lower_case"] = true.into();
+        config["errors"] = "replace".into();
+        config["model_max_length"] = self.context_length.into();
+        config["tokenizer_class"] = "CLIPTokenizer".into();
+        write("tokenizer_config.json", format!("{config:#}\n"))
+    }
+}
+
+/// The 256 characters that stand for the 256 bytes, in CLIP's order of ids: printable Latin-1 stands for itself and comes
+/// first, the other bytes follow as the characters from U+0100 on.
+pub fn byte_symbols() -> Vec<char> {
+    let printable = (b'!'..=b'~').chain(0xa1..=0xac).chain(0xae..=0xff).map(char::from);
+    let others = (0..256 - printable.clone().count() as u32).filter_map(|n| char::from_u32(256 + n));
+    printable.clone().chain(others).collect()
+}
+
+/// What the settings files say.
+struct Settings {
+    special: SpecialTokens,
+    added: Vec<AddedToken>,
+    /// Ids of added tokens that the vocabulary may lack.
+    ids: BTreeMap<String, u32>,
+    context_length: usize,
+}
+
+impl Settings {
+    fn parse(config: &Value, map: &Value, declared: Vec<DeclaredToken>) -> std::result::Result<Self, String> {
+        let mut added = Vec::new();
+        let mut role = |name: &str, default: &str| -> std::result::Result<String, String> {
+            // Older folders keep null in one file and the token in the other.
+            let entry = [&config[name], &map[name]].into_iter().find(|v| !v.is_null());
+            let token = match entry {
+                None => known(default, &declared),
+                Some(Value::String(text)) => known(text, &declared),
+                Some(entry) => DeclaredToken::deserialize(entry).map_err(|e| format!("{name}: {e}"))?.added(),
+            };
+            let text = token.content.clone();
+            added.push(token);
+            Ok(text)
+        };
+        let special = SpecialTokens {
+            start: role("bos_token", START_OF_TEXT)?,
+            end: role("eos_token", END_OF_TEXT)?,
+            unknown: role("unk_token", END_OF_TEXT)?,
+            padding: role("pad_token", END_OF_TEXT)?,
+        };
+        let mut ids = BTreeMap::new();
+        for token in &declared {
+            if !added.iter().any(|a| a.content == token.content) {
+                added.push(token.added());
+            }
+            if let Some(id) = token.id {
+                ids.insert(token.content.clone(), id);
+            }
+        }
+        let context_length = match &config["model_max_length"] {
+            Value::Null => CONTEXT_LENGTH,
+            length => match length.as_f64() {
+                Some(length) if length >= 1e9 => CONTEXT_LENGTH,
+                Some(length) if length >= 0.0 => length as usize,
+                _ => return Err(format!("model_max_length is {length}, not a number of tokens")),
+            },
+        };
+        Ok(Self { special, added, ids, context_length })
+    }
+}
+
+/// A special token given by its text alone: matched as written, unless the file's list of tokens says otherwise.
+fn known(text: &str, declared: &[DeclaredToken]) -> AddedToken {
+    declared.iter().find(|t| t.content == text).map_or_else(|| AddedToken::from(text, true), DeclaredToken::added)
+}
+
+#[derive(Deserialize)]
+struct DeclaredToken {
+    id: Option<u32>,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+}
+
+impl DeclaredToken {
+    fn added(&self) -> AddedToken {
+        AddedToken::from(self.content.as_str(), true)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized)
+    }
+}
+
+type TokenizerParts = (BTreeMap<String, u32>, Vec<(String, String)>, Vec<DeclaredToken>);
+
+fn parse_tokenizer_json(text: &str) -> std::result::Result<TokenizerParts, String> {
+    #[derive(Deserialize)]
+    struct File {
+        model: Model,
+        #[serde(default)]
+        added_tokens: Vec<DeclaredToken>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        vocab: BTreeMap<String, u32>,
+        merges: Vec<Merge>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Merge {
+        Line(String),
+        Pair(String, String),
+    }
+    let file: File = serde_json::from_str(text).map_err(|e| format!("not a byte-pair tokenizer: {e}"))?;
+    if let Some(kind) = file.model.kind.filter(|kind| kind != "BPE") {
+        return Err(format!("the tokenizer's model is {kind}, CLIP's is BPE"));
+    }
+    let merges = file.model.merges.into_iter().map(|merge| match merge {
+        Merge::Pair(left, right) => Ok((left, right)),
+        Merge::Line(line) => merge_line(&line).ok_or_else(|| format!("the merge {line:?} is not two tokens")),
+    });
+    Ok((file.model.vocab, merges.collect::<std::result::Result<_, _>>()?, file.added_tokens))
+}
+
+fn parse_vocabulary(text: &str) -> std::result::Result<BTreeMap<String, u32>, String> {
+    serde_json::from_str(text).map_err(|e| format!("not a vocabulary of token texts and ids: {e}"))
+}
+
+/// Merges as `merges.txt` holds them: a line of two tokens each, best first, after a version line.
+fn parse_merges(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"));
+    lines.map(|(n, line)| merge_line(line).ok_or_else(|| format!("line {} is not two tokens", n + 1))).collect()
+}
+
+fn merge_line(line: &str) -> Option<(String, String)> {
+    let (left, right) = line.split_once(' ')?;
+    (!left.is_empty() && !right.is_empty() && !right.contains(' ')).then(|| (left.to_owned(), right.to_owned()))
+}
+
+fn read_settings(path: &Path) -> Result<Value> {
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let text = read_bounded(path, MAX_SETTINGS_BYTES)?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not JSON: {e}")))
+}
+
+/// Reads a text file of at most `limit` bytes.
+fn read_bounded(path: &Path, limit: u64) -> Result<String> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::file(path, format!("larger than {} MiB, which no tokenizer is", limit >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_spells_bytes() -> Result<()> {
+        let tiny = ClipTokenizer::tiny();
+        assert_eq!(tiny.vocabulary_size(), 514);
+        // 'a' is the 65th printable byte after '!': id 64; the last byte of a word carries </w>: + 256.
+        assert_eq!(tiny.encode("Ab a")?, [64, 65 + 256, 64 + 256]);
+        // U+00E9 is C3 A9 in UTF-8; both stand for themselves: 94 + 12 + (0xC3 - 0xAE) and 94 + (0xA9 - 0xA1).
+        assert_eq!(tiny.encode("é")?, [94 + 12 + 0xc3 - 0xae, 94 + 8 + 256]);
+        let window = tiny.encode_window("ab")?;
+        assert_eq!(window.len(), 77);
+        assert_eq!(window[..4], [512, 64, 65 + 256, 513]);
+        assert!(window[4..].iter().all(|id| *id == 513));
+        assert_eq!(tiny.decode(&window)?, "ab");
+        Ok(())
+    }
+
+    #[test]
+    fn windows_are_cut_to_the_context() -> Result<()> {
+        let tiny = ClipTokenizer::tiny();
+        let window = tiny.encode_window(&"x ".repeat(500))?;
+        assert_eq!(window.len(), 77);
+        assert_eq!((window[0], window[76]), (512, 513));
+        assert!(window[1..76].iter().all(|id| *id == 87 + 256));
+        Ok(())
+    }
+
+    #[test]
+    fn padding_can_be_an_exclamation_mark() -> Result<()> {
+        let tiny = ClipTokenizer::tiny().with_padding("!")?;
+        assert_eq!(tiny.padding_id(), 0);
+        // As in transformers, an exclamation mark in the text is the padding token too.
+        assert_eq!(tiny.encode_window("a!")?[..5], [512, 64 + 256, 0, 513, 0]);
+        assert!(ClipTokenizer::tiny().with_padding("[PAD]").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn saves_and_loads_the_same_tokenizer() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        for tokenizer in [ClipTokenizer::tiny(), ClipTokenizer::tiny().with_padding("!")?] {
+            tokenizer.save(folder.path())?;
+            let text = "Ünïcode, 漢字 & <|endoftext|> 'tis!";
+            let expected = tokenizer.encode_window(text)?;
+            assert_eq!(ClipTokenizer::load(folder.path())?.encode_window(text)?, expected);
+            std::fs::remove_file(folder.path().join("tokenizer.json")).map_err(|e| Error::io("tokenizer.json", e))?;
+            assert_eq!(ClipTokenizer::load(folder.path())?.encode_window(text)?, expected);
+        }
+        Ok(())
+    }
+
+    fn message_for(files: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        }
+        ClipTokenizer::load(folder.path()).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn bad_files_are_refused_by_name() {
+        let vocab = r#"{"a":0,"b":1,"<|startoftext|>":2,"<|endoftext|>":3}"#;
+        assert!(message_for(&[]).contains("neither tokenizer.json nor vocab.json"));
+        assert!(message_for(&[("vocab.json", vocab)]).contains("merges.txt"));
+        assert!(message_for(&[("vocab.json", "[]"), ("merges.txt", "")]).contains("not a vocabulary"));
+        let bad_merge = [("vocab.json", vocab), ("merges.txt", "#version: 0.2\na b c\n")];
+        assert!(message_for(&bad_merge).contains("line 2 is not two tokens"));
+        let unknown_merge = [("vocab.json", vocab), ("merges.txt", "a b\n")];
+        assert!(message_for(&unknown_merge).contains(r#"needs the token "ab""#));
+        let same_id = [("vocab.json", r#"{"a":0,"<|startoftext|>":0}"#), ("merges.txt", "")];
+        assert!(message_for(&same_id).contains("the same id 0"));
+        assert!(message_for(&[("vocab.json", "{}"), ("merges.txt", "")]).contains("start token"));
+        assert!(
+            message_for(&[("tokenizer.json", r#"{"model":{"type":"Unigram","vocab":{},"merges":[]}}"#)])
+                .contains("Unigram")
+        );
+        let config =
+            [("vocab.json", vocab), ("merges.txt", ""), ("tokenizer_config.json", r#"{"model_max_length":1}"#)];
+        assert!(message_for(&config).contains("context length of 1"));
+    }
+}
