@@ -1,8 +1,10 @@
 //! Where a model's parameters come from, and whether they fit.
 
 mod bytes;
+mod checkpoint;
 mod open;
 mod params;
+mod pickle;
 mod safetensors;
 mod save;
 mod sharded;
@@ -10,6 +12,7 @@ mod source;
 mod stored;
 mod view;
 
+pub use checkpoint::Checkpoint;
 pub use open::{locate, open};
 pub use params::{Init, ParameterSpec, Params};
 pub use safetensors::Safetensors;

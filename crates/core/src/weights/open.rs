@@ -1,13 +1,14 @@
 //! From a path to weights, whatever their format.
 
-use super::{Safetensors, Sharded, TensorSource};
+use super::checkpoint::LEGACY_START;
+use super::{Checkpoint, Safetensors, Sharded, TensorSource};
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens weights: a file (safetensors, an index of shards) or the folder of one component as diffusers and transformers
+/// Opens weights: a file (safetensors, a PyTorch checkpoint, an index of shards) or the folder of one component as diffusers and transformers
 /// save it. Headers are read and checked; tensors are read when they are asked for.
 ///
 /// # Errors
@@ -33,6 +34,13 @@ pub fn open(path: impl AsRef<Path>) -> Result<Arc<dyn TensorSource>> {
     if start.starts_with(b"GGUF") {
         return Err(Error::file(path, "is a GGUF file, which is not read")
             .with_help("use the safetensors version of this model"));
+    }
+    if start.starts_with(b"PK\x03\x04") || start.starts_with(LEGACY_START) {
+        return Ok(Arc::new(Checkpoint::open(path)?));
+    }
+    if start.first() == Some(&0x80) && start.get(8) != Some(&b'{') {
+        return Err(Error::file(path, "is a Python pickle, but not one that torch.save wrote")
+            .with_help("save the model's state dictionary with torch.save, or as safetensors"));
     }
     Ok(Arc::new(Safetensors::open(path)?))
 }

@@ -1,5 +1,6 @@
 //! Integration tests of the core, against recorded references.
 
+mod checkpoint;
 mod ops;
 mod safetensors;
 mod torch_rng;
