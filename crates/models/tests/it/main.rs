@@ -1,5 +1,6 @@
 //! Models against recorded outputs of diffusers and transformers, see `tools/reference/`.
 
+mod autoencoder_kl;
 mod clip_text;
 mod fixture;
 mod unet_2d_condition;
