@@ -17,6 +17,14 @@ pub enum PerBlock<T> {
 }
 
 impl<T: Copy> PerBlock<T> {
+    /// The value at the coarsest resolution, if there is any.
+    pub fn coarsest(&self) -> Option<&T> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::Many(values) => values.last(),
+        }
+    }
+
     fn expand(&self, blocks: usize, name: &str) -> Result<Vec<T>> {
         match self {
             Self::One(value) => Ok(vec![*value; blocks]),

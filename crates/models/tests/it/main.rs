@@ -3,4 +3,5 @@
 mod autoencoder_kl;
 mod clip_text;
 mod fixture;
+mod stable_diffusion;
 mod unet_2d_condition;

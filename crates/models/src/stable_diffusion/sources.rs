@@ -1,0 +1,143 @@
+//! Where the components' weights come from: a folder for each, or one file for all.
+
+use super::original_keys::{self, Part};
+use super::{StableDiffusion, StableDiffusionConfig, detect};
+use crate::{autoencoder_kl, clip_text};
+use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, View};
+use conjure_core::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The weights of each component, under the names that the models ask for.
+#[derive(Clone)]
+pub struct Sources {
+    components: BTreeMap<&'static str, Arc<dyn TensorSource>>,
+}
+
+impl Sources {
+    /// The components of a diffusers folder. `open` gives the weights of a component's folder: `text_encoder`,
+    /// `text_encoder_2`, `unet`, `vae`.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn folder(
+        config: &StableDiffusionConfig,
+        open: &mut dyn FnMut(&str) -> Result<Arc<dyn TensorSource>>,
+    ) -> Result<Self> {
+        let mut components = BTreeMap::new();
+        for component in names(config) {
+            let stored = open(component)?;
+            let canonical = |name: &str| match component {
+                "text_encoder" | "text_encoder_2" => clip_text::canonical_key(name),
+                "vae" => Some(autoencoder_kl::canonical_key(name)),
+                _ => Some(name.to_owned()),
+            };
+            let views: Vec<_> =
+                stored.infos().keys().filter_map(|name| Some((canonical(name)?, View::as_is(name)))).collect();
+            components.insert(component, Arc::new(Renamed::new(stored, views)?) as Arc<dyn TensorSource>);
+        }
+        Ok(Self { components })
+    }
+
+    /// The components of a single-file checkpoint with its authors' key names, and what they show of its config.
+    ///
+    /// # Errors
+    /// Not a Stable Diffusion checkpoint; an architecture that cannot be built.
+    pub fn single_file(file: &Arc<dyn TensorSource>) -> Result<(StableDiffusionConfig, Self)> {
+        let config = detect::config(file.infos())?;
+        let mut components = BTreeMap::new();
+        for (component, wanted) in StableDiffusion::outline(&config)? {
+            let source = Renamed::new(file.clone(), original_views(&config, component, &wanted, file.infos().keys()))?;
+            components.insert(component, Arc::new(source) as Arc<dyn TensorSource>);
+        }
+        Ok((config, Self { components }))
+    }
+
+    /// The weights of a component.
+    pub fn get(&self, component: &str) -> Option<Arc<dyn TensorSource>> {
+        self.components.get(component).cloned()
+    }
+
+    /// Compares what the models ask for with what there is, before memory is taken.
+    ///
+    /// # Errors
+    /// Configs that do not fit each other; missing and misshapen tensors by name.
+    pub fn check(&self, config: &StableDiffusionConfig) -> Result<()> {
+        for (component, wanted) in StableDiffusion::outline(config)? {
+            let source = self
+                .components
+                .get(component)
+                .ok_or_else(|| Error::request(format!("there are no weights for the {component}")))?;
+            compare(component, &wanted, source.as_ref())?;
+        }
+        Ok(())
+    }
+}
+
+fn names(config: &StableDiffusionConfig) -> impl Iterator<Item = &'static str> {
+    let second = config.text_encoder_2.as_ref().map(|_| "text_encoder_2");
+    ["text_encoder"].into_iter().chain(second).chain(["unet", "vae"])
+}
+
+/// Tensors named in one message; the rest is counted.
+const SHOWN: usize = 5;
+
+fn compare(component: &str, wanted: &[ParameterSpec], source: &dyn TensorSource) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut misshapen = Vec::new();
+    for spec in wanted {
+        match source.infos().get(&spec.name) {
+            None => missing.push(spec.name.clone()),
+            Some(info) if info.shape != spec.shape => {
+                misshapen.push(format!("{} is {:?}, not {:?}", spec.name, info.shape.dims(), spec.shape.dims()));
+            }
+            Some(_) => {}
+        }
+    }
+    let list = |what: &str, entries: &[String]| {
+        if entries.is_empty() {
+            return String::new();
+        }
+        let rest = entries.len().saturating_sub(SHOWN);
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        format!("; {what}: {}{more}", entries[..entries.len() - rest].join(", "))
+    };
+    if missing.is_empty() && misshapen.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the weights of the {component} do not fit its config{}{}",
+        list("missing", &missing),
+        list("misshapen", &misshapen)
+    );
+    let help = if missing.len() == wanted.len() {
+        "the file holds another model, or names its tensors in a way that is not known here"
+    } else if misshapen.is_empty() {
+        "the file is incomplete, or its config.json belongs to another model"
+    } else {
+        "the config.json belongs to another model"
+    };
+    Err(Error::request(message).with_help(help))
+}
+
+/// Where each wanted tensor of a component lies in a single file.
+pub(super) fn original_views<'a>(
+    config: &StableDiffusionConfig,
+    component: &str,
+    wanted: &[ParameterSpec],
+    stored: impl Iterator<Item = &'a String> + Clone,
+) -> Vec<(String, View)> {
+    let holds = |prefix: &str| stored.clone().any(|name| name.starts_with(prefix));
+    let part = match component {
+        "unet" => Part::UNet {
+            layers_per_block: config.unet.layers_per_block.coarsest().copied().unwrap_or(0),
+            up_block_types: &config.unet.up_block_types,
+        },
+        "vae" => Part::Vae { levels: config.vae.block_out_channels.len() },
+        "text_encoder_2" => Part::OpenClip { prefix: original_keys::OPEN_CLIP_G },
+        _ if config.text_encoder_2.is_some() => Part::ClipText { prefix: original_keys::CLIP_L_XL },
+        _ if holds(original_keys::OPEN_CLIP_H) => Part::OpenClip { prefix: original_keys::OPEN_CLIP_H },
+        _ => Part::ClipText { prefix: original_keys::CLIP_L },
+    };
+    wanted.iter().map(|spec| (spec.name.clone(), original_keys::view(part, spec))).collect()
+}
