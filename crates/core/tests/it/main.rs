@@ -1,5 +1,6 @@
 //! Integration tests of the core, against recorded references.
 
+mod blocks;
 mod checkpoint;
 mod ops;
 mod safetensors;
