@@ -2,6 +2,8 @@
 
 mod bytes;
 mod checkpoint;
+mod describe;
+mod fit;
 mod open;
 mod params;
 mod pickle;
@@ -13,6 +15,8 @@ mod stored;
 mod view;
 
 pub use checkpoint::Checkpoint;
+pub use describe::{Description, describe, scan_finite};
+pub use fit::{Fit, Misshapen, check};
 pub use open::{locate, open};
 pub use params::{Init, ParameterSpec, Params};
 pub use safetensors::Safetensors;
