@@ -207,8 +207,15 @@ fn vae(infos: &Infos, scaling_factor: f64) -> Result<AutoencoderKlConfig> {
     AutoencoderKlConfig::from_json(&config.to_string())
 }
 
+/// Some merged checkpoints lost the level `text_model.` below the text encoder's prefix.
+pub(super) fn clip_level<'a>(mut stored: impl Iterator<Item = &'a String>, prefix: &str) -> &'static str {
+    let lost = format!("{prefix}embeddings.");
+    if stored.any(|name| name.starts_with(&lost)) { "" } else { "text_model." }
+}
+
 fn clip_l(infos: &Infos, prefix: &str) -> Result<ClipTextConfig> {
-    let key = |rest: &str| format!("{prefix}text_model.{rest}");
+    let level = clip_level(infos.keys(), prefix);
+    let key = |rest: &str| format!("{prefix}{level}{rest}");
     let hidden_size = required(infos, &key("embeddings.token_embedding.weight"), 1)?;
     Ok(ClipTextConfig {
         vocab_size: required(infos, &key("embeddings.token_embedding.weight"), 0)?,

@@ -13,8 +13,8 @@ pub(super) enum Part<'a> {
     UNet { layers_per_block: usize, up_block_types: &'a [String] },
     /// The autoencoder, with this many resolutions.
     Vae { levels: usize },
-    /// A text encoder in transformers' layout, below this prefix.
-    ClipText { prefix: &'static str },
+    /// A text encoder in transformers' layout, below this prefix; `level` is `text_model.` or lost.
+    ClipText { prefix: &'static str, level: &'static str },
     /// A text encoder in OpenCLIP's layout, below this prefix.
     OpenClip { prefix: &'static str },
 }
@@ -44,7 +44,9 @@ pub(super) fn view(part: Part<'_>, wanted: &ParameterSpec) -> View {
             let transform = if pointwise { Transform::Squeeze } else { Transform::AsIs };
             View { source_name, transform }
         }
-        Part::ClipText { prefix } => View::as_is(format!("{prefix}{name}")),
+        Part::ClipText { prefix, level } => {
+            View::as_is(format!("{prefix}{}", replace_start(name, &[("text_model.", level)])))
+        }
         Part::OpenClip { prefix } => {
             let (stored, transform) = open_clip(name, wanted.shape.dims().first().copied().unwrap_or(0));
             View { source_name: format!("{prefix}{stored}"), transform }

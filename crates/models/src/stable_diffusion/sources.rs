@@ -135,9 +135,12 @@ pub(super) fn original_views<'a>(
         },
         "vae" => Part::Vae { levels: config.vae.block_out_channels.len() },
         "text_encoder_2" => Part::OpenClip { prefix: original_keys::OPEN_CLIP_G },
-        _ if config.text_encoder_2.is_some() => Part::ClipText { prefix: original_keys::CLIP_L_XL },
         _ if holds(original_keys::OPEN_CLIP_H) => Part::OpenClip { prefix: original_keys::OPEN_CLIP_H },
-        _ => Part::ClipText { prefix: original_keys::CLIP_L },
+        _ => {
+            let xl = config.text_encoder_2.is_some();
+            let prefix = if xl { original_keys::CLIP_L_XL } else { original_keys::CLIP_L };
+            Part::ClipText { prefix, level: detect::clip_level(stored.clone(), prefix) }
+        }
     };
     wanted.iter().map(|spec| (spec.name.clone(), original_keys::view(part, spec))).collect()
 }

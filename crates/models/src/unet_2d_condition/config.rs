@@ -89,7 +89,8 @@ pub struct UNet2DConditionConfig {
     pub num_attention_heads: Option<PerBlock<usize>>,
     /// Whether the projections around transformer blocks are stored as linear layers.
     pub use_linear_projection: bool,
-    /// Whether scores are computed in f32 where the rest is half precision. Attention here always is; no effect.
+    /// Whether attention scores are computed in f32 where the rest is half precision: without effect in f32, in which
+    /// everything is computed here.
     pub upcast_attention: bool,
     /// `None`, `timestep`, `identity`, `projection` or `simple_projection`.
     pub class_embed_type: Option<String>,

@@ -138,6 +138,21 @@ fn single_files_show_what_they_are() {
 }
 
 #[test]
+fn a_text_encoder_whose_names_lost_a_level_is_found() {
+    let mut lines = lines("sd15");
+    for line in &mut lines {
+        line.original =
+            line.original.replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.");
+    }
+    let (names, source) = marked(&lines);
+    let (config, sources) = Sources::single_file(&source).unwrap();
+    sources.check(&config).unwrap();
+    let text = sources.get("text_encoder").unwrap();
+    let value = corner(&text.load("text_model.final_layer_norm.bias", DType::F64, &Device::Cpu).unwrap());
+    assert_eq!(names[value as usize / STEP], "cond_stage_model.transformer.final_layer_norm.bias");
+}
+
+#[test]
 fn what_is_no_checkpoint_or_half_of_one_is_refused() {
     let source = |lines: Vec<Line>| marked(&lines).1;
     let refusal = |source: Arc<dyn TensorSource>| Sources::single_file(&source).err().unwrap();
