@@ -12,21 +12,32 @@ const CHUNK: usize = 4096;
 /// nothing cancels.
 #[inline(always)]
 pub(crate) fn mean_and_variance<S: Simd>(s: S, x: &[f32]) -> (f64, f64) {
+    if x.len() <= CHUNK {
+        let (mean, squares) = chunk_mean_and_squares(s, x);
+        return (mean, squares / x.len() as f64);
+    }
     let (mut count, mut mean, mut squares) = (0.0f64, 0.0f64, 0.0f64);
     for chunk in x.chunks(CHUNK) {
         let n = chunk.len() as f64;
-        let chunk_mean = sum(s, chunk) / n;
-        // Differences to the rounded mean; what the rounding adds is taken off again.
-        let centre = chunk_mean as f32;
-        let rounding = chunk_mean - f64::from(centre);
-        let chunk_squares = squared_differences(s, chunk, centre) - n * rounding * rounding;
+        let (chunk_mean, chunk_squares) = chunk_mean_and_squares(s, chunk);
         let difference = chunk_mean - mean;
         let total = count + n;
         mean += difference * n / total;
         squares += chunk_squares + difference * difference * count * n / total;
         count = total;
     }
-    (if count > 0.0 { mean } else { f64::NAN }, squares / count)
+    (mean, squares / count)
+}
+
+/// Mean and sum of squared differences to it, of a chunk.
+#[inline(always)]
+fn chunk_mean_and_squares<S: Simd>(s: S, x: &[f32]) -> (f64, f64) {
+    let n = x.len() as f64;
+    let mean = sum(s, x) / n;
+    // Differences to the rounded mean; what the rounding adds is taken off again.
+    let centre = mean as f32;
+    let rounding = mean - f64::from(centre);
+    (mean, squared_differences(s, x, centre) - n * rounding * rounding)
 }
 
 /// The sum of `x`.
@@ -59,25 +70,24 @@ pub(crate) fn sum<S: Simd>(s: S, x: &[f32]) -> f64 {
 /// The sum of `(x - centre)^2` over a chunk.
 #[inline(always)]
 fn squared_differences<S: Simd>(s: S, x: &[f32], centre: f32) -> f64 {
-    let (n, p, centre) = (x.len(), x.as_ptr(), s.splat(centre));
+    let (n, p, centre_vector) = (x.len(), x.as_ptr(), s.splat(centre));
     let mut sums = [s.splat(0.0); 4];
     let mut i = 0;
     // SAFETY: no access goes beyond the `n` elements.
     unsafe {
         while i + 4 * S::LANES <= n {
             for (j, sum) in sums.iter_mut().enumerate() {
-                let d = s.sub(s.load(p.add(i + j * S::LANES)), centre);
+                let d = s.sub(s.load(p.add(i + j * S::LANES)), centre_vector);
                 *sum = s.fma(d, d, *sum);
             }
             i += 4 * S::LANES;
         }
         while i + S::LANES <= n {
-            let d = s.sub(s.load(p.add(i)), centre);
+            let d = s.sub(s.load(p.add(i)), centre_vector);
             sums[0] = s.fma(d, d, sums[0]);
             i += S::LANES;
         }
         let mut total = f64::from(s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))));
-        let centre = s.sum(centre) / S::LANES as f32;
         while i < n {
             let d = f64::from(*p.add(i) - centre);
             total += d * d;

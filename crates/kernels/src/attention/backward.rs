@@ -1,7 +1,7 @@
 //! The backward pass: probabilities are computed again from the saved row statistics.
 
 use super::forward::{Lanes, QueryBlock};
-use super::tile::{Left, VECTORS, multiply, scores, width};
+use super::tile::{Left, VECTORS, multiply, pack, scores, unpack, width};
 use super::{Problem, RowStatistics, View, block_size};
 use crate::disjoint::Disjoint;
 use crate::exp::exp;
@@ -109,7 +109,7 @@ impl Kernel for QueryGradient<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { block, shared: Shared { problem, q, k, v, d_out, statistics, delta }, .. } = self;
-        let Problem { head_dim, value_dim, scale, mask, heads, t, .. } = *problem;
+        let Problem { head_dim, value_dim, scale, mask, .. } = *problem;
         let width = width::<S>();
         let keys = block_size(problem.s, ROWS);
         let mut packed_q = Scratch::new(head_dim * width);
@@ -157,14 +157,9 @@ impl Kernel for QueryGradient<'_> {
                 multiply(s, left, head_dim, count, d_scores.as_ptr(), keep, gradient.as_mut_ptr());
             }
         }
-        for lane in 0..block.count {
-            let (head, time) = block.row(lane);
-            // SAFETY: no other task has this query.
-            let dq = unsafe { self.dq.part(((block.batch * t + time) * heads + head) * head_dim, head_dim) };
-            for (x, to) in gradient[lane..].iter().step_by(width).zip(dq) {
-                *to = x * scale;
-            }
-        }
+        let factors = [scale; 64];
+        // SAFETY: no other task has these queries.
+        unsafe { block.unpack(&gradient, head_dim, &factors, width, self.dq) };
     }
 }
 
@@ -183,25 +178,18 @@ struct KeyGradient<'a> {
 impl KeyGradient<'_> {
     /// Puts rows of `features` into the lanes of `packed (features, width)`, times `scale`.
     fn pack(&self, view: &View<'_>, features: usize, scale: f32, width: usize, packed: &mut [f32]) {
-        for lane in 0..self.count {
-            let row = view.row(self.batch, self.kv_head, self.first + lane, features);
-            for (x, to) in row.iter().zip(packed[lane..].iter_mut().step_by(width)) {
-                *to = x * scale;
-            }
-        }
+        let row = |lane| view.row(self.batch, self.kv_head, self.first + lane, features);
+        pack(row, self.count, features, scale, width, packed);
     }
 
     /// Takes the lanes of `gradient (features, width)`, times `scale`, into rows of `to (batch, s, kv_heads, features)`.
     fn unpack(&self, gradient: &[f32], features: usize, scale: f32, width: usize, to: &Disjoint<'_>) {
         let Problem { s, kv_heads, .. } = *self.shared.problem;
-        for lane in 0..self.count {
+        unpack(gradient, self.count, features, width, |lane| {
             let row = (self.batch * s + self.first + lane) * kv_heads + self.kv_head;
             // SAFETY: no other task has this key.
-            let row = unsafe { to.part(row * features, features) };
-            for (x, to) in gradient[lane..].iter().step_by(width).zip(row) {
-                *to = x * scale;
-            }
-        }
+            (unsafe { to.part(row * features, features) }, scale)
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The forward pass.
 
-use super::tile::{Left, VECTORS, multiply, scores, width};
+use super::tile::{Left, VECTORS, multiply, pack, scores, unpack, width};
 use super::{Problem, RowStatistics, View, block_size};
 use crate::disjoint::Disjoint;
 use crate::exp::exp;
@@ -9,7 +9,7 @@ use crate::simd::{Kernel, Simd, dispatch};
 use crate::threads;
 
 /// Keys in a block: their scores against a block of queries fit into the first cache.
-const KEYS: usize = 64;
+const KEYS: usize = 96;
 
 /// `softmax(q k^T * scale + mask) v`.
 ///
@@ -64,8 +64,10 @@ pub(super) struct QueryBlock<'a> {
 impl QueryBlock<'_> {
     /// Head and time of a lane.
     pub fn row(&self, lane: usize) -> (usize, usize) {
+        let (first_head, t) = (self.kv_head * self.problem.group(), self.problem.t);
         let row = self.first + lane;
-        (self.kv_head * self.problem.group() + row / self.problem.t, row % self.problem.t)
+        // With one head in the group, as in most models, no division.
+        if row < t { (first_head, row) } else { (first_head + row / t, row % t) }
     }
 
     /// Where a lane's row is in `(batch, heads, t)`.
@@ -76,6 +78,9 @@ impl QueryBlock<'_> {
 
     /// The least and the largest number of keys that a lane sees under the causal rule.
     pub fn visible(&self) -> (usize, usize) {
+        if !self.problem.causal {
+            return (self.problem.s, self.problem.s);
+        }
         (0..self.count).fold((usize::MAX, 0), |(least, most), lane| {
             let visible = self.problem.visible(self.row(lane).1);
             (least.min(visible), most.max(visible))
@@ -84,13 +89,26 @@ impl QueryBlock<'_> {
 
     /// Puts `view`'s rows of `features` into the lanes of `packed (features, width)`, times `scale`.
     pub fn pack(&self, view: &View<'_>, features: usize, scale: f32, width: usize, packed: &mut [f32]) {
-        for lane in 0..self.count {
+        let row = |lane| {
             let (head, time) = self.row(lane);
-            let row = view.row(self.batch, head, time, features);
-            for (x, to) in row.iter().zip(packed[lane..].iter_mut().step_by(width)) {
-                *to = x * scale;
-            }
-        }
+            view.row(self.batch, head, time, features)
+        };
+        pack(row, self.count, features, scale, width, packed);
+    }
+
+    /// The way back: the lanes of `packed (features, width)` into rows of `to (batch, t, heads, features)`, each times
+    /// its factor.
+    ///
+    /// # Safety
+    /// No other task has these rows of `to`.
+    pub unsafe fn unpack(&self, packed: &[f32], features: usize, factors: &[f32], width: usize, to: &Disjoint<'_>) {
+        let Problem { t, heads, .. } = *self.problem;
+        unpack(packed, self.count, features, width, |lane| {
+            let (head, time) = self.row(lane);
+            let first = ((self.batch * t + time) * heads + head) * features;
+            // SAFETY: the caller vouches for this block's rows.
+            (unsafe { to.part(first, features) }, factors[lane])
+        });
     }
 
     /// Adds mask and causal rule to the scores `(keys, width)` of the keys from `first_key` on.
@@ -119,7 +137,7 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { block, q, k, v, .. } = self;
-        let Problem { head_dim, value_dim, scale, mask, heads, t, .. } = *block.problem;
+        let Problem { head_dim, value_dim, scale, mask, .. } = *block.problem;
         let width = width::<S>();
         let keys = block_size(block.problem.s, KEYS);
         let mut packed_q = Scratch::new(head_dim * width);
@@ -157,19 +175,18 @@ impl Kernel for Forward<'_> {
                 s.store(lanes[1].as_mut_ptr().add(i * S::LANES), sum[i]);
             }
         }
+        let [max, inverse_sum] = &mut lanes;
         for lane in 0..block.count {
-            let (head, time) = block.row(lane);
-            let inverse = if lanes[1][lane] == 0.0 { 0.0 } else { 1.0 / lanes[1][lane] };
+            let sum = inverse_sum[lane];
+            inverse_sum[lane] = if sum == 0.0 { 0.0 } else { 1.0 / sum };
             // SAFETY: no other task has this row.
             unsafe {
-                self.max.part(block.index(lane), 1)[0] = lanes[0][lane];
-                self.inverse_sum.part(block.index(lane), 1)[0] = inverse;
-                let out = self.out.part(((block.batch * t + time) * heads + head) * value_dim, value_dim);
-                for (x, to) in values[lane..].iter().step_by(width).zip(out) {
-                    *to = x * inverse;
-                }
+                self.max.part(block.index(lane), 1)[0] = max[lane];
+                self.inverse_sum.part(block.index(lane), 1)[0] = inverse_sum[lane];
             }
         }
+        // SAFETY: no other task has these rows.
+        unsafe { block.unpack(&values, value_dim, inverse_sum, width, self.out) };
     }
 }
 

@@ -86,7 +86,7 @@ pub struct RowStatistics {
 impl Problem<'_> {
     /// Query heads per key head.
     fn group(&self) -> usize {
-        self.heads / self.kv_heads
+        if self.heads == self.kv_heads { 1 } else { self.heads / self.kv_heads }
     }
 
     fn check(&self, q: &View<'_>, k: &View<'_>, v: &View<'_>) {

@@ -11,6 +11,79 @@ pub(super) const fn width<S: Simd>() -> usize {
     VECTORS * S::LANES
 }
 
+/// Puts rows of `features` floats into columns of `packed (features, width)`, times `scale`; `row(lane)` is where the row of
+/// a column lies, for `lane < count`.
+pub(super) fn pack<'a>(
+    row: impl Fn(usize) -> &'a [f32],
+    count: usize,
+    features: usize,
+    scale: f32,
+    width: usize,
+    packed: &mut [f32],
+) {
+    let whole = features - features % 4;
+    let mut lane = 0;
+    // Blocks of 4 by 4, which the compiler transposes in registers.
+    while lane + 4 <= count {
+        let rows: [&[f32]; 4] = std::array::from_fn(|i| &row(lane + i)[..features]);
+        for d in (0..whole).step_by(4) {
+            let block: [[f32; 4]; 4] = rows.map(|row| [row[d], row[d + 1], row[d + 2], row[d + 3]]);
+            for i in 0..4 {
+                let to = &mut packed[(d + i) * width + lane..][..4];
+                to.copy_from_slice(&block.map(|row| row[i] * scale));
+            }
+        }
+        for d in whole..features {
+            packed[d * width + lane..][..4].copy_from_slice(&rows.map(|row| row[d] * scale));
+        }
+        lane += 4;
+    }
+    for lane in lane..count {
+        for (d, x) in row(lane)[..features].iter().enumerate() {
+            packed[d * width + lane] = x * scale;
+        }
+    }
+}
+
+/// The way back: columns of `packed (features, width)` into rows, each times its own factor; `row(lane)` is the row and
+/// the factor of a column, for `lane < count`.
+pub(super) fn unpack<'a>(
+    packed: &[f32],
+    count: usize,
+    features: usize,
+    width: usize,
+    mut row: impl FnMut(usize) -> (&'a mut [f32], f32),
+) {
+    let whole = features - features % 4;
+    let mut lane = 0;
+    while lane + 4 <= count {
+        let rows: [(&mut [f32], f32); 4] = std::array::from_fn(|i| row(lane + i));
+        let factors = [rows[0].1, rows[1].1, rows[2].1, rows[3].1];
+        let mut rows = rows.map(|(row, _)| &mut row[..features]);
+        for d in (0..whole).step_by(4) {
+            let block: [[f32; 4]; 4] = std::array::from_fn(|i| {
+                let from = &packed[(d + i) * width + lane..][..4];
+                [from[0], from[1], from[2], from[3]]
+            });
+            for (i, row) in rows.iter_mut().enumerate() {
+                row[d..d + 4].copy_from_slice(&block.map(|column| column[i] * factors[i]));
+            }
+        }
+        for d in whole..features {
+            for (i, row) in rows.iter_mut().enumerate() {
+                row[d] = packed[d * width + lane + i] * factors[i];
+            }
+        }
+        lane += 4;
+    }
+    for lane in lane..count {
+        let (row, factor) = row(lane);
+        for (d, to) in row[..features].iter_mut().enumerate() {
+            *to = packed[d * width + lane] * factor;
+        }
+    }
+}
+
 /// A left factor read where it lies: element `(row, column)` is at `data + row * row_stride + column * column_stride`.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
