@@ -1,6 +1,7 @@
 //! Reading PyTorch checkpoints: against tensors that `tools/reference/checkpoints.py` stored beside them, and against
 //! malice. The pickles here are written by hand, opcode by opcode.
 
+use crate::fuzz_bodies;
 use conjure_core::weights::{self, Checkpoint, Safetensors, TensorSource};
 use conjure_core::{DType, Device, Result};
 use proptest::prelude::*;
@@ -225,20 +226,11 @@ fn archives_that_lie() {
     assert!(read(packed).unwrap().load("w", DType::F32, &Device::Cpu).is_ok());
 }
 
-/// The body of the fuzz target: whatever is believed either loads or is refused.
-fn load_all(bytes: Vec<u8>) {
-    if let Ok(source) = read(bytes) {
-        for name in source.infos().keys() {
-            let _ = source.load(name, DType::F32, &Device::Cpu);
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn random_pickles_never_panic(pickle in proptest::collection::vec(any::<u8>(), 0..200)) {
-        load_all(archive(&[("data.pkl", &pickle)], CompressionMethod::Stored));
-        load_all(pickle);
+        fuzz_bodies::pickle(&pickle);
+        fuzz_bodies::checkpoint(&pickle);
     }
 
     #[test]
@@ -255,7 +247,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        load_all(bytes);
+        fuzz_bodies::checkpoint(&bytes);
     }
 
     #[test]
@@ -265,6 +257,6 @@ proptest! {
             let at = at.index(pickle.len());
             pickle[at] = value;
         }
-        load_all(archive(&[("m/data.pkl", &pickle), ("m/data/0", &[0; 16])], CompressionMethod::Stored));
+        fuzz_bodies::pickle(&pickle);
     }
 }

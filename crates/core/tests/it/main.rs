@@ -2,6 +2,8 @@
 
 mod blocks;
 mod checkpoint;
+#[path = "../../../../fuzz/bodies/weights.rs"]
+mod fuzz_bodies;
 mod ops;
 mod safetensors;
 mod torch_rng;
