@@ -5,10 +5,12 @@
 
 pub mod activation;
 pub mod attention;
+pub mod conv;
 mod disjoint;
 pub mod elementwise;
 pub mod embedding;
 mod exp;
+pub mod gemm;
 pub mod group_norm;
 pub mod isa;
 mod moments;

@@ -1,0 +1,205 @@
+//! Micro-kernels: a tile of the output, kept in registers, from one packed panel of each factor.
+
+use crate::isa::Isa;
+
+/// A micro-kernel. `run` adds to (or, without `accumulate`, overwrites) the tile at `c`:
+/// `c[i * ldc + j] (+)= sum over p of a[p * rows + i] * b[p * columns + j]` for `i < used_rows`, `j < used_columns`.
+/// The sum runs over `p` in order, each element on its own, so its bits do not depend on where in a tile it lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Micro {
+    /// The instruction set that it needs.
+    pub isa: Isa,
+    /// Rows of a full tile: the width of a packed panel of the left factor.
+    pub rows: usize,
+    /// Columns of a full tile: the width of a packed panel of the right factor.
+    pub columns: usize,
+    run: unsafe fn(Tile),
+}
+
+/// The arguments of one call of a micro-kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    pub depth: usize,
+    pub a: *const f32,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub used_rows: usize,
+    pub used_columns: usize,
+    pub accumulate: bool,
+}
+
+impl Micro {
+    /// The micro-kernel for `isa`, or for the best instruction set below it that this build has.
+    pub fn new(isa: Isa) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Self { isa, rows: x86::ROWS_512, columns: 32, run: x86::avx512 },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Self { isa, rows: x86::ROWS_256, columns: 16, run: x86::avx2 },
+            _ => Self { isa: Isa::Portable, rows: PORTABLE_ROWS, columns: PORTABLE_COLUMNS, run: portable },
+        }
+    }
+
+    /// Computes one tile.
+    ///
+    /// # Safety
+    /// The processor has `self.isa`; `tile.a` and `tile.b` are panels of `depth` steps of `self.rows` and
+    /// `self.columns` floats; `tile.c` may be read and written at `used_rows` rows of `used_columns` floats, `ldc` apart;
+    /// `1 <= used_rows <= self.rows` and `1 <= used_columns <= self.columns`.
+    #[inline]
+    pub unsafe fn run(&self, tile: Tile) {
+        // SAFETY: the caller promises what every kernel asks for.
+        unsafe { (self.run)(tile) }
+    }
+}
+
+const PORTABLE_ROWS: usize = 4;
+const PORTABLE_COLUMNS: usize = 8;
+
+/// # Safety
+/// See [`Micro::run`].
+unsafe fn portable(t: Tile) {
+    let mut sum = [[0f32; PORTABLE_COLUMNS]; PORTABLE_ROWS];
+    // SAFETY: the panels hold `depth` steps of `PORTABLE_ROWS` and `PORTABLE_COLUMNS` floats.
+    let (a, b) = unsafe {
+        (
+            std::slice::from_raw_parts(t.a, t.depth * PORTABLE_ROWS),
+            std::slice::from_raw_parts(t.b, t.depth * PORTABLE_COLUMNS),
+        )
+    };
+    for (a, b) in a.chunks_exact(PORTABLE_ROWS).zip(b.chunks_exact(PORTABLE_COLUMNS)) {
+        for i in 0..PORTABLE_ROWS {
+            for j in 0..PORTABLE_COLUMNS {
+                sum[i][j] += a[i] * b[j];
+            }
+        }
+    }
+    for (i, row) in sum.iter().enumerate().take(t.used_rows) {
+        // SAFETY: row `i` of the tile has `used_columns` floats.
+        let c = unsafe { std::slice::from_raw_parts_mut(t.c.add(i * t.ldc), t.used_columns) };
+        for (c, s) in c.iter_mut().zip(row) {
+            *c = if t.accumulate { *c + s } else { *s };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Tile;
+    use std::arch::x86_64::*;
+
+    /// 12 x 32: 24 accumulators, two registers for the right factor, one for the broadcast left factor.
+    pub const ROWS_512: usize = 12;
+    /// 6 x 16: 12 accumulators, two registers for the right factor, one for the broadcast left factor.
+    pub const ROWS_256: usize = 6;
+
+    /// # Safety
+    /// See [`super::Micro::run`].
+    pub unsafe fn avx512(t: Tile) {
+        // SAFETY: passed on from the caller; each arm computes exactly `used_rows` rows.
+        unsafe {
+            match t.used_rows {
+                1 => rows_512::<1>(t),
+                2 => rows_512::<2>(t),
+                3 => rows_512::<3>(t),
+                4 => rows_512::<4>(t),
+                5 => rows_512::<5>(t),
+                6 => rows_512::<6>(t),
+                7 => rows_512::<7>(t),
+                8 => rows_512::<8>(t),
+                9 => rows_512::<9>(t),
+                10 => rows_512::<10>(t),
+                11 => rows_512::<11>(t),
+                _ => rows_512::<12>(t),
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`super::Micro::run`]; `used_rows == R`.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn rows_512<const R: usize>(t: Tile) {
+        let mut sum = [[_mm512_setzero_ps(); 2]; R];
+        let (mut a, mut b) = (t.a, t.b);
+        // SAFETY: the panels hold `depth` steps; the masks cover exactly the tile's `used_columns`.
+        unsafe {
+            for _ in 0..t.depth {
+                let b0 = _mm512_loadu_ps(b);
+                let b1 = _mm512_loadu_ps(b.add(16));
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    let x = _mm512_set1_ps(*a.add(i));
+                    sum[0] = _mm512_fmadd_ps(x, b0, sum[0]);
+                    sum[1] = _mm512_fmadd_ps(x, b1, sum[1]);
+                }
+                a = a.add(ROWS_512);
+                b = b.add(32);
+            }
+            let mask = u32::MAX >> (32 - t.used_columns as u32);
+            let masks = [mask as u16, (mask >> 16) as u16];
+            for (i, sum) in sum.iter().enumerate() {
+                let row = t.c.add(i * t.ldc);
+                for half in 0..2 {
+                    // A wrapping pointer, because the second half of a narrow tile may lie outside the output.
+                    let c = row.wrapping_add(16 * half);
+                    let mut value = sum[half];
+                    if t.accumulate {
+                        value = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], c), value);
+                    }
+                    _mm512_mask_storeu_ps(c, masks[half], value);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`super::Micro::run`].
+    pub unsafe fn avx2(t: Tile) {
+        // SAFETY: passed on from the caller; each arm computes exactly `used_rows` rows.
+        unsafe {
+            match t.used_rows {
+                1 => rows_256::<1>(t),
+                2 => rows_256::<2>(t),
+                3 => rows_256::<3>(t),
+                4 => rows_256::<4>(t),
+                5 => rows_256::<5>(t),
+                _ => rows_256::<6>(t),
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`super::Micro::run`]; `used_rows == R`.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn rows_256<const R: usize>(t: Tile) {
+        let mut sum = [[_mm256_setzero_ps(); 2]; R];
+        let (mut a, mut b) = (t.a, t.b);
+        // SAFETY: the panels hold `depth` steps; the tile is written directly only if it has all 16 columns.
+        unsafe {
+            for _ in 0..t.depth {
+                let b0 = _mm256_loadu_ps(b);
+                let b1 = _mm256_loadu_ps(b.add(8));
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*a.add(i));
+                    sum[0] = _mm256_fmadd_ps(x, b0, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(x, b1, sum[1]);
+                }
+                a = a.add(ROWS_256);
+                b = b.add(16);
+            }
+            for (i, sum) in sum.iter().enumerate() {
+                let c = t.c.add(i * t.ldc);
+                let mut row = [0f32; 16];
+                if t.accumulate {
+                    std::ptr::copy_nonoverlapping(c, row.as_mut_ptr(), t.used_columns);
+                }
+                for half in 0..2 {
+                    let at = row.as_mut_ptr().add(8 * half);
+                    let value = if t.accumulate { _mm256_add_ps(_mm256_loadu_ps(at), sum[half]) } else { sum[half] };
+                    _mm256_storeu_ps(at, value);
+                }
+                std::ptr::copy_nonoverlapping(row.as_ptr(), c, t.used_columns);
+            }
+        }
+    }
+}

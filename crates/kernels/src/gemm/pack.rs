@@ -1,0 +1,190 @@
+//! Packing: laying a block of a factor out in the order in which the micro-kernel reads it.
+//!
+//! A factor is seen as `lines` (rows of the left factor, columns of the right one) by `depth` (the summed index). A
+//! packed block is a sequence of panels of `width` lines; a panel holds its lines' values depth step by depth step:
+//! `out[panel * width * depth + step * width + lane]`. Lanes beyond the last line are zero.
+
+use crate::isa::Isa;
+use std::ops::Range;
+
+/// A factor of a matrix product.
+pub(crate) trait Pack: Sync {
+    /// Writes the packed block; `out.len() == lines.len().div_ceil(width) * width * depth.len()`. The scratch buffer may
+    /// be grown and used as the packing likes.
+    fn pack(
+        &self,
+        isa: Isa,
+        width: usize,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Vec<f32>,
+    );
+
+    /// Depth is only ever cut at multiples of this.
+    fn depth_step(&self) -> usize {
+        1
+    }
+}
+
+/// A matrix anywhere in a slice: the value at line `l`, depth `d` is `data[l * line_stride + d * depth_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided<'a> {
+    pub data: &'a [f32],
+    pub line_stride: usize,
+    pub depth_stride: usize,
+}
+
+impl Pack for Strided<'_> {
+    fn pack(
+        &self,
+        isa: Isa,
+        width: usize,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut [f32],
+        _: &mut Vec<f32>,
+    ) {
+        let steps = depth.len();
+        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut((width * steps).max(1))) {
+            let used = width.min(lines.end - first);
+            let start = first * self.line_stride + depth.start * self.depth_stride;
+            if self.line_stride == 1 {
+                for (step, row) in panel.chunks_exact_mut(width).enumerate() {
+                    let from = start + step * self.depth_stride;
+                    row[..used].copy_from_slice(&self.data[from..from + used]);
+                    row[used..].fill(0.0);
+                }
+            } else if self.depth_stride == 1 {
+                let mut starts = [0; MAX_WIDTH];
+                for (lane, at) in starts[..used].iter_mut().enumerate() {
+                    *at = start + lane * self.line_stride;
+                }
+                transpose(isa, self.data, &starts[..used], steps, width, panel);
+            } else {
+                for (step, row) in panel.chunks_exact_mut(width).enumerate() {
+                    let from = start + step * self.depth_stride;
+                    for (lane, out) in row[..used].iter_mut().enumerate() {
+                        *out = self.data[from + lane * self.line_stride];
+                    }
+                    row[used..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// The widest panel of any micro-kernel.
+pub(crate) const MAX_WIDTH: usize = 32;
+
+/// `out[step * width + lane] = data[starts[lane] + step]` for `step < steps`; lanes without a start become zero.
+pub(crate) fn transpose(isa: Isa, data: &[f32], starts: &[usize], steps: usize, width: usize, out: &mut [f32]) {
+    assert!(starts.len() <= width && width <= MAX_WIDTH && out.len() >= width * steps);
+    assert!(starts.iter().all(|start| start + steps <= data.len()));
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: `Isa::Avx512` is only ever handed in where the processor has it; the bounds are asserted above.
+        unsafe { x86::transpose(data.as_ptr(), starts, steps, width, out.as_mut_ptr()) };
+        return;
+    }
+    let _ = isa;
+    for lane in starts.len()..width {
+        for row in out.chunks_exact_mut(width).take(steps) {
+            row[lane] = 0.0;
+        }
+    }
+    // Eight steps at a time, so that each cache line of the output is finished while it is near.
+    for step in (0..steps).step_by(8) {
+        let count = 8.min(steps - step);
+        for (lane, start) in starts.iter().enumerate() {
+            let from = &data[start + step..start + step + count];
+            for (i, value) in from.iter().enumerate() {
+                out[(step + i) * width + lane] = *value;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// Sixteen lanes by sixteen steps at a time, transposed in registers.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F. `data` may be read at `steps` floats from each start; `out` may be written at
+    /// `steps * width` floats; `starts.len() <= width`.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn transpose(data: *const f32, starts: &[usize], steps: usize, width: usize, out: *mut f32) {
+        for first in (0..width).step_by(16) {
+            let lanes = 16.min(width - first);
+            let store = (u32::MAX >> (32 - lanes as u32)) as u16;
+            let rows = starts.get(first..).unwrap_or(&[]);
+            let rows = &rows[..rows.len().min(16)];
+            let mut step = 0;
+            while step < steps {
+                let count = 16.min(steps - step);
+                let load = (u32::MAX >> (32 - count as u32)) as u16;
+                let mut r = [_mm512_setzero_ps(); 16];
+                // SAFETY: each load stays within the `steps` floats from its start by its mask.
+                unsafe {
+                    if rows.len() == 16 && count == 16 {
+                        for i in 0..16 {
+                            r[i] = _mm512_loadu_ps(data.add(rows[i] + step));
+                        }
+                    } else {
+                        for (r, start) in r.iter_mut().zip(rows) {
+                            *r = _mm512_maskz_loadu_ps(load, data.add(start + step));
+                        }
+                    }
+                }
+                let t = transpose_16(r);
+                // SAFETY: `step + i < steps` and `first + lanes <= width`.
+                unsafe {
+                    if lanes == 16 && count == 16 {
+                        for (i, t) in t.iter().enumerate() {
+                            _mm512_storeu_ps(out.add((step + i) * width + first), *t);
+                        }
+                    } else {
+                        for (i, t) in t.iter().enumerate().take(count) {
+                            _mm512_mask_storeu_ps(out.add((step + i) * width + first), store, *t);
+                        }
+                    }
+                }
+                step += count;
+            }
+        }
+    }
+
+    /// Transposes a 16 x 16 matrix: pairs, then quadruples within 128-bit lanes, then the lanes themselves.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose_16(r: [__m512; 16]) -> [__m512; 16] {
+        let mut t = [_mm512_setzero_ps(); 16];
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        // q[4 * g + c]: column c of each 128-bit lane, rows 4 g to 4 g + 3.
+        let mut q = [_mm512_setzero_ps(); 16];
+        for g in 0..4 {
+            let (a, b, c, d) = (t[4 * g], t[4 * g + 1], t[4 * g + 2], t[4 * g + 3]);
+            q[4 * g] = _mm512_shuffle_ps::<0x44>(a, c);
+            q[4 * g + 1] = _mm512_shuffle_ps::<0xEE>(a, c);
+            q[4 * g + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+            q[4 * g + 3] = _mm512_shuffle_ps::<0xEE>(b, d);
+        }
+        let mut out = [_mm512_setzero_ps(); 16];
+        for c in 0..4 {
+            let low = _mm512_shuffle_f32x4::<0x88>(q[c], q[4 + c]); // lanes 0, 2 of rows 0-3 and of rows 4-7
+            let high = _mm512_shuffle_f32x4::<0xDD>(q[c], q[4 + c]); // lanes 1, 3
+            let low2 = _mm512_shuffle_f32x4::<0x88>(q[8 + c], q[12 + c]);
+            let high2 = _mm512_shuffle_f32x4::<0xDD>(q[8 + c], q[12 + c]);
+            out[c] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+            out[8 + c] = _mm512_shuffle_f32x4::<0xDD>(low, low2);
+            out[4 + c] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+            out[12 + c] = _mm512_shuffle_f32x4::<0xDD>(high, high2);
+        }
+        out
+    }
+}
