@@ -20,3 +20,4 @@ mod scratch;
 mod simd;
 pub mod softmax;
 pub mod threads;
+pub mod upsample;

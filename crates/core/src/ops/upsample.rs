@@ -1,11 +1,68 @@
 //! Nearest-neighbour upsampling.
 
-use crate::{Result, Tensor};
+use super::slices::{contiguous, on_cpu_in_f32};
+use crate::{Error, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+use conjure_kernels::upsample as kernel;
 
 /// `x (batch, channels, h, w)` to `(batch, channels, height, width)`; output row `i` shows input row `i * h / height`
 /// (rounded down), as in PyTorch's `nearest` mode.
+///
+/// # Errors
+/// `x` has no pixels to show.
 pub fn upsample_nearest2d(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    plain::upsample_nearest2d(x, height, width)
+    let (_, _, h, w) = x.dims4()?;
+    if h == 0 || w == 0 {
+        return Err(Error::request(format!("upsample_nearest2d: a picture of {h}x{w} has nothing to show")));
+    }
+    if !on_cpu_in_f32(&[x]) {
+        return plain::upsample_nearest2d(x, height, width);
+    }
+    Ok(x.contiguous()?.apply_op1(Upsample { from: [h, w], to: [height, width] })?)
+}
+
+#[derive(Clone, Copy)]
+struct Upsample {
+    from: [usize; 2],
+    to: [usize; 2],
+}
+
+/// The transpose of [`Upsample`]: outputs that show the same input are added.
+struct Gather(Upsample);
+
+impl CustomOp1 for Upsample {
+    fn name(&self) -> &'static str {
+        "upsample_nearest2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, channels, _, _) = layout.shape().dims4()?;
+        let mut y = vec![0.0; batch * channels * self.to[0] * self.to[1]];
+        kernel::nearest(batch * channels, self.from, self.to, contiguous(x, layout)?, &mut y);
+        Ok((CpuStorage::F32(y), (batch, channels, self.to[0], self.to[1]).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(g.contiguous()?.apply_op1(Gather(*self))?))
+    }
+}
+
+impl CustomOp1 for Gather {
+    fn name(&self) -> &'static str {
+        "upsample_nearest2d gradient"
+    }
+
+    fn cpu_fwd(&self, gy: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, channels, _, _) = layout.shape().dims4()?;
+        let Upsample { from, to } = self.0;
+        let mut gx = vec![0.0; batch * channels * from[0] * from[1]];
+        kernel::nearest_gradient(batch * channels, from, to, contiguous(gy, layout)?, &mut gx);
+        Ok((CpuStorage::F32(gx), (batch, channels, from[0], from[1]).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(g.contiguous()?.apply_op1(self.0)?))
+    }
 }
 
 /// Plain twins.

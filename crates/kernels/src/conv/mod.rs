@@ -117,11 +117,8 @@ fn forward_on(isa: Isa, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[
         return depthwise::forward(g, x, weight, bias, y);
     }
     let depth = g.group_in() * g.taps();
-    let rows = |group: usize| Strided {
-        data: &weight[group * g.group_out() * depth..],
-        line_stride: depth,
-        depth_stride: 1,
-    };
+    let rows =
+        |group: usize| Strided { data: &weight[group * g.group_out() * depth..], line_stride: depth, depth_stride: 1 };
     slide(isa, g.window(), g.batch, g.groups, [g.group_in(), g.group_out()], x, rows, bias, y);
 }
 
@@ -248,9 +245,8 @@ fn scatter(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: Option<&[f3
         for channel in first..last {
             let sent = &sent[(channel - first) * taps * pixels..][..taps * pixels];
             // SAFETY: this task alone has this channel of this picture.
-            let picture = unsafe {
-                std::slice::from_raw_parts_mut(gx.offset((index * group_in + channel) * area).data, area)
-            };
+            let picture =
+                unsafe { std::slice::from_raw_parts_mut(gx.offset((index * group_in + channel) * area).data, area) };
             picture.fill(bias.map_or(0.0, |bias| bias[group * group_in + channel]));
             for (tap, sent) in sent.chunks_exact(pixels.max(1)).enumerate() {
                 for (y, sent) in sent.chunks_exact(g.output[1]).enumerate() {

@@ -117,9 +117,8 @@ impl Pack for Pixels<'_> {
         let channels = depth.start / taps..depth.end.div_ceil(taps);
         let rows = lines.start / window.out_width..(lines.end - 1) / window.out_width + 1;
         let view = window.view(self.picture, channels.clone(), rows.clone(), scratch);
-        let offsets: Vec<usize> = (0..channels.len() * taps)
-            .map(|d| d / taps * view.plane + window.tap_offset(&view, d % taps))
-            .collect();
+        let offsets: Vec<usize> =
+            (0..channels.len() * taps).map(|d| d / taps * view.plane + window.tap_offset(&view, d % taps)).collect();
         for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * offsets.len())) {
             let used = width.min(lines.end - first);
             let mut positions = [0; MAX_WIDTH];

@@ -85,16 +85,10 @@ fn matmul_on(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matrices, s
     let out = Output { data: out.as_mut_ptr(), stride: n, rows: m, columns: n };
     let plan = Grid::new(&micro, m, n, k, batch);
     plan.run(batch, |index, rows, columns| {
-        let left = Strided {
-            data: &a.data[factor(&a, index)..],
-            line_stride: a.row_stride,
-            depth_stride: a.column_stride,
-        };
-        let right = Strided {
-            data: &b.data[factor(&b, index)..],
-            line_stride: b.column_stride,
-            depth_stride: b.row_stride,
-        };
+        let left =
+            Strided { data: &a.data[factor(&a, index)..], line_stride: a.row_stride, depth_stride: a.column_stride };
+        let right =
+            Strided { data: &b.data[factor(&b, index)..], line_stride: b.column_stride, depth_stride: b.row_stride };
         // SAFETY: the grid hands each block of each matrix of the output, which `out` has room for, to one task.
         unsafe { block(&micro, k, &left, &right, start, out.offset(index * m * n), rows, columns) };
     });
