@@ -381,7 +381,7 @@ pub mod plain {
                 weight.dims()
             )));
         }
-        let padded = x.pad_with_zeros(D::Minus2, top, bottom)?.pad_with_zeros(D::Minus1, left, right)?;
+        let padded = x.pad_with_zeros(D::Minus2, top, bottom)?.pad_with_zeros(D::Minus1, left, right)?.contiguous()?;
         let (_, _, height, width) = padded.dims4()?;
         let (span_h, span_w) = (dh * (kernel_h - 1) + 1, dw * (kernel_w - 1) + 1);
         if height < span_h || width < span_w || sh == 0 || sw == 0 {

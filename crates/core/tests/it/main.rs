@@ -5,5 +5,6 @@ mod checkpoint;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
 mod ops;
+mod products;
 mod safetensors;
 mod torch_rng;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::process::Command;
 
 /// Numbers between -`scale` and `scale` that depend on the seed alone (splitmix64).
-fn numbers(shape: &[usize], scale: f64, seed: u64) -> Tensor {
+pub(super) fn numbers(shape: &[usize], scale: f64, seed: u64) -> Tensor {
     let count = shape.iter().product::<usize>() as u64;
     let data: Vec<f32> = (0..count)
         .map(|i| {
@@ -22,11 +22,11 @@ fn numbers(shape: &[usize], scale: f64, seed: u64) -> Tensor {
 }
 
 /// An operation with its plain twin, and inputs that get gradients.
-struct Case<'a> {
-    name: String,
-    fast: &'a dyn Fn(&[Tensor]) -> Result<Tensor>,
-    twin: &'a dyn Fn(&[Tensor]) -> Result<Tensor>,
-    inputs: Vec<Tensor>,
+pub(super) struct Case<'a> {
+    pub name: String,
+    pub fast: &'a dyn Fn(&[Tensor]) -> Result<Tensor>,
+    pub twin: &'a dyn Fn(&[Tensor]) -> Result<Tensor>,
+    pub inputs: Vec<Tensor>,
 }
 
 /// The result, and the gradients of the sum of the result times fixed weights, for each input; computed twice from the
@@ -47,7 +47,7 @@ fn run(operation: &dyn Fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor], dtype
     results
 }
 
-fn values(x: &Tensor) -> Vec<f64> {
+pub(super) fn values(x: &Tensor) -> Vec<f64> {
     x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -58,7 +58,7 @@ fn bits(x: &Tensor) -> Vec<u64> {
 impl Case<'_> {
     /// Result and gradients of the kernel agree with those of the plain twin in f64: each element to `tolerance` times
     /// the largest element of its tensor, or 1 where that is less.
-    fn check(&self, tolerance: f64) {
+    pub(super) fn check(&self, tolerance: f64) {
         let fast = run(self.fast, &self.inputs, DType::F32);
         let twin = run(self.twin, &self.inputs, DType::F64);
         for (i, (fast, twin)) in fast.iter().zip(&twin).enumerate() {
@@ -73,7 +73,7 @@ impl Case<'_> {
     }
 
     /// The kernel's gradients are not all zero.
-    fn check_gradients_flow(&self) {
+    pub(super) fn check_gradients_flow(&self) {
         for (i, gradient) in run(self.fast, &self.inputs, DType::F32)[1..].iter().enumerate() {
             let gradient = values(gradient);
             assert!(gradient.iter().all(|x| x.is_finite()), "{}: gradient {i} is not finite", self.name);
@@ -82,7 +82,7 @@ impl Case<'_> {
     }
 
     /// The twin's gradients in f64 agree with central differences to 1e-6, at up to 7 places of each input.
-    fn check_differences(&self) {
+    pub(super) fn check_differences(&self) {
         let gradients = run(self.twin, &self.inputs, DType::F64);
         let weights = values(&numbers(gradients[0].dims(), 1.0, 99));
         let loss = |inputs: &[Tensor]| -> f64 {
@@ -112,7 +112,7 @@ impl Case<'_> {
     }
 
     /// Results and gradients have the same bits with 1, 2 and 3 threads.
-    fn check_threads(&self) {
+    pub(super) fn check_threads(&self) {
         let results: Vec<Vec<Vec<u64>>> = [1, 2, 3]
             .into_iter()
             .map(|count| {

@@ -91,7 +91,11 @@ impl Geometry {
     }
 
     fn check(&self, x: usize, weight: usize, y: usize, bias: Option<&[f32]>, channels: usize) {
-        assert!(self.groups > 0 && self.in_channels % self.groups == 0 && self.out_channels % self.groups == 0);
+        assert!(
+            self.groups > 0
+                && self.in_channels.is_multiple_of(self.groups)
+                && self.out_channels.is_multiple_of(self.groups)
+        );
         assert!(self.stride[0] > 0 && self.stride[1] > 0 && self.taps() > 0);
         assert_eq!((x, weight, y), (self.input_len(), self.weight_len(), self.output_len()), "convolution: lengths");
         assert!(bias.is_none_or(|bias| bias.len() == channels), "convolution: length of the bias");

@@ -139,10 +139,10 @@ mod x86 {
             let masks = [mask as u16, (mask >> 16) as u16];
             for (i, sum) in sum.iter().enumerate() {
                 let row = t.c.add(i * t.ldc);
-                for half in 0..2 {
+                for (half, sum) in sum.iter().enumerate() {
                     // A wrapping pointer, because the second half of a narrow tile may lie outside the output.
                     let c = row.wrapping_add(16 * half);
-                    let mut value = sum[half];
+                    let mut value = *sum;
                     if t.accumulate {
                         value = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], c), value);
                     }
@@ -193,9 +193,9 @@ mod x86 {
                 if t.accumulate {
                     std::ptr::copy_nonoverlapping(c, row.as_mut_ptr(), t.used_columns);
                 }
-                for half in 0..2 {
+                for (half, sum) in sum.iter().enumerate() {
                     let at = row.as_mut_ptr().add(8 * half);
-                    let value = if t.accumulate { _mm256_add_ps(_mm256_loadu_ps(at), sum[half]) } else { sum[half] };
+                    let value = if t.accumulate { _mm256_add_ps(_mm256_loadu_ps(at), *sum) } else { *sum };
                     _mm256_storeu_ps(at, value);
                 }
                 std::ptr::copy_nonoverlapping(row.as_ptr(), c, t.used_columns);
