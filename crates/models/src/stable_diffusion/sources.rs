@@ -3,7 +3,7 @@
 use super::original_keys::{self, Part};
 use super::{StableDiffusion, StableDiffusionConfig, detect};
 use crate::{autoencoder_kl, clip_text};
-use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, View};
+use conjure_core::weights::{self, ParameterSpec, Renamed, TensorSource, View};
 use conjure_core::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Sources {
                 .components
                 .get(component)
                 .ok_or_else(|| Error::request(format!("there are no weights for the {component}")))?;
-            compare(component, &wanted, source.as_ref())?;
+            weights::check(&wanted, source.as_ref()).require(component)?;
         }
         Ok(())
     }
@@ -77,47 +77,6 @@ impl Sources {
 fn names(config: &StableDiffusionConfig) -> impl Iterator<Item = &'static str> {
     let second = config.text_encoder_2.as_ref().map(|_| "text_encoder_2");
     ["text_encoder"].into_iter().chain(second).chain(["unet", "vae"])
-}
-
-/// Tensors named in one message; the rest is counted.
-const SHOWN: usize = 5;
-
-fn compare(component: &str, wanted: &[ParameterSpec], source: &dyn TensorSource) -> Result<()> {
-    let mut missing = Vec::new();
-    let mut misshapen = Vec::new();
-    for spec in wanted {
-        match source.infos().get(&spec.name) {
-            None => missing.push(spec.name.clone()),
-            Some(info) if info.shape != spec.shape => {
-                misshapen.push(format!("{} is {:?}, not {:?}", spec.name, info.shape.dims(), spec.shape.dims()));
-            }
-            Some(_) => {}
-        }
-    }
-    let list = |what: &str, entries: &[String]| {
-        if entries.is_empty() {
-            return String::new();
-        }
-        let rest = entries.len().saturating_sub(SHOWN);
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        format!("; {what}: {}{more}", entries[..entries.len() - rest].join(", "))
-    };
-    if missing.is_empty() && misshapen.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "the weights of the {component} do not fit its config{}{}",
-        list("missing", &missing),
-        list("misshapen", &misshapen)
-    );
-    let help = if missing.len() == wanted.len() {
-        "the file holds another model, or names its tensors in a way that is not known here"
-    } else if misshapen.is_empty() {
-        "the file is incomplete, or its config.json belongs to another model"
-    } else {
-        "the config.json belongs to another model"
-    };
-    Err(Error::request(message).with_help(help))
 }
 
 /// Where each wanted tensor of a component lies in a single file.
