@@ -3,9 +3,11 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`clip_tokenizer`] | which ids does CLIP's text encoder read for these words? |
+//! | [`clip_vocabulary`] | where does CLIP's vocabulary come from when a checkpoint carries none? |
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
 
 pub mod clip_tokenizer;
+pub mod clip_vocabulary;
 pub mod prompt;
 
 pub use clip_tokenizer::ClipTokenizer;
