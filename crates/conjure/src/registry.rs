@@ -1,1 +1,98 @@
-//! Every model family that Conjure knows, declared once.
+//! Every model family that Conjure knows, declared once: command-line help, documentation and reports read it from here.
+
+/// A model family: one paper, one file of the crate `conjure_models`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Name, which is that of its module in `conjure_models`.
+    pub name: &'static str,
+    /// What it makes of what, in a few words.
+    pub makes: &'static str,
+    /// Where it was described.
+    pub paper: Paper,
+    /// Published sizes that have a config of their own.
+    pub presets: &'static [&'static str],
+}
+
+/// A publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paper {
+    /// First author, and the others if they are few.
+    pub authors: &'static str,
+    /// Title.
+    pub title: &'static str,
+    /// Year of the first version.
+    pub year: u16,
+    /// Where it can be read.
+    pub link: &'static str,
+}
+
+impl std::fmt::Display for Paper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, \"{}\", {}, {}", self.authors, self.title, self.year, self.link)
+    }
+}
+
+const LATENT_DIFFUSION: Paper = Paper {
+    authors: "Rombach, Blattmann, Lorenz, Esser & Ommer",
+    title: "High-Resolution Image Synthesis with Latent Diffusion Models",
+    year: 2021,
+    link: "https://arxiv.org/abs/2112.10752",
+};
+
+/// All families, in the order in which a prompt passes through them; the assembly comes last.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "clip_text",
+        makes: "what a prompt means, as numbers that other models can attend to",
+        paper: Paper {
+            authors: "Radford et al.",
+            title: "Learning Transferable Visual Models From Natural Language Supervision",
+            year: 2021,
+            link: "https://arxiv.org/abs/2103.00020",
+        },
+        presets: &["ViT-L/14", "OpenCLIP ViT-H/14", "OpenCLIP ViT-bigG/14"],
+    },
+    Family {
+        name: "unet_2d_condition",
+        makes: "the noise in a latent picture, given the noise level and a prompt",
+        paper: LATENT_DIFFUSION,
+        presets: &["SD 1.5", "SD 2.1", "SDXL base"],
+    },
+    Family {
+        name: "autoencoder_kl",
+        makes: "latents of pictures, and pictures of latents",
+        paper: LATENT_DIFFUSION,
+        presets: &["Stable Diffusion", "Stable Diffusion XL"],
+    },
+    Family {
+        name: "stable_diffusion",
+        makes: "pictures from words, out of the three models above",
+        paper: LATENT_DIFFUSION,
+        presets: &["SD 1.x", "SD 2.x", "SDXL base"],
+    },
+];
+
+/// The family of this name.
+pub fn family(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_family_is_a_model_file_that_cites_its_paper() {
+        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/src");
+        for (n, one) in FAMILIES.iter().enumerate() {
+            let file = [format!("{}.rs", one.name), format!("{}/mod.rs", one.name)]
+                .into_iter()
+                .find_map(|file| std::fs::read_to_string(models.join(file)).ok());
+            let file = file.unwrap_or_else(|| panic!("{} has no model file", one.name));
+            assert!(file.starts_with("//!") && file.contains(one.paper.link), "{} cites {}", one.name, one.paper.link);
+            assert!(FAMILIES[..n].iter().all(|other| other.name != one.name), "{} is declared twice", one.name);
+            assert_eq!(family(one.name), Some(one));
+        }
+        assert_eq!(family("gpt-9"), None);
+    }
+}
