@@ -61,3 +61,60 @@ pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     const DENSITY_AT_0: f32 = 0.398_942_3;
     (below, s.mul(e, s.splat(DENSITY_AT_0)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elementwise::{Map1, map1};
+
+    #[derive(Clone, Copy)]
+    struct Exp;
+
+    impl Map1 for Exp {
+        #[inline(always)]
+        fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+            exp(s, x)
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Below;
+
+    impl Map1 for Below {
+        #[inline(always)]
+        fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+            normal(s, x).0
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_over_its_whole_range() {
+        let x: Vec<f32> = (-87_000..88_000).map(|i| i as f32 * 1e-3).collect();
+        let mut y = vec![0.0; x.len()];
+        map1(Exp, &x, &mut y);
+        for (x, y) in x.iter().zip(&y) {
+            let exact = f64::from(*x).exp();
+            assert!((f64::from(*y) - exact).abs() <= 2e-7 * exact, "exp({x}) = {exact}, not {y}");
+        }
+    }
+
+    #[test]
+    fn exp_meets_its_limits() {
+        let x = [f32::NEG_INFINITY, -200.0, 0.0, 200.0, f32::INFINITY, f32::NAN];
+        let mut y = [1.0; 6];
+        map1(Exp, &x, &mut y);
+        assert_eq!(y[..5], [0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY]);
+        assert!(y[5].is_nan());
+    }
+
+    #[test]
+    fn the_normal_distribution_has_its_tabulated_values() {
+        let x = [-5.0, -3.0, -1.0, 0.0, 1.0, 2.0];
+        let table = [2.866_515_7e-7, 1.349_898_03e-3, 0.158_655_254, 0.5, 0.841_344_746, 0.977_249_868];
+        let mut y = [0.0; 6];
+        map1(Below, &x, &mut y);
+        for (y, exact) in y.iter().zip(table) {
+            assert!((f64::from(*y) - exact).abs() <= 2e-6 * exact, "{exact}, not {y}");
+        }
+    }
+}
