@@ -7,4 +7,5 @@ mod fuzz_bodies;
 mod ops;
 mod products;
 mod safetensors;
+mod sampling;
 mod torch_rng;

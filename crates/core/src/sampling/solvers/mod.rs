@@ -4,6 +4,8 @@
 //! Notation: `sigma` is the noise level of the step, `next` that of the following one, `x0` what the model predicts,
 //! `d = (x - x0) / sigma` the noise in x, which is also `dx/dsigma` of the probability-flow ODE (Karras et al. 2022, eq. 3).
 
+#[cfg(test)]
+mod convergence;
 mod dpm_solver;
 mod lcm;
 mod linear_multistep;

@@ -29,10 +29,10 @@ pub fn heun(model: &mut dyn Denoise, mut x: Tensor, clip: Option<f64>, hooks: &m
         let x0 = clipped(model.denoise(&x, sigma)?, clip)?;
         let mut ahead = euler_step(&x, &x0, sigma, next)?;
         if next > 0.0 {
-            // x + (next - sigma) (d + d') / 2 with the slope d' at the point ahead
+            // x + (next - sigma) (d + d') / 2: since d' - d = (x0 - x0') / next, the change of x0 corrects Euler's point.
             let x0_ahead = clipped(model.denoise(&ahead, next)?, clip)?;
-            let (half, half_ahead) = (0.5 * (next - sigma) / sigma, 0.5 * (next - sigma) / next);
-            ahead = weighted_sum(&[(1.0 + half, &x), (-half, &x0), (half_ahead, &ahead), (-half_ahead, &x0_ahead)])?;
+            let correction = 0.5 * (sigma - next) / next;
+            ahead = weighted_sum(&[(1.0, &ahead), (correction, &x0_ahead), (-correction, &x0)])?;
         }
         x = hooks.finish(i, ahead, &x0)?;
     }
@@ -57,12 +57,13 @@ fn midpoint(model: &mut dyn Denoise, mut x: Tensor, eta: f64, hooks: &mut Hooks<
         if down == 0.0 {
             x = x0.clone();
         } else {
-            // The slope at the geometric mean of the two levels, taken over the whole step.
+            // The slope at the geometric mean of the two levels, taken over the whole step; see heun.
             let middle = (sigma * down).sqrt();
             let halfway = euler_step(&x, &x0, sigma, middle)?;
             let x0_halfway = model.denoise(&halfway, middle)?;
-            let scale = (down - sigma) / middle;
-            x = weighted_sum(&[(1.0, &x), (scale, &halfway), (-scale, &x0_halfway)])?;
+            let correction = (sigma - down) / middle;
+            let ahead = euler_step(&x, &x0, sigma, down)?;
+            x = weighted_sum(&[(1.0, &ahead), (correction, &x0_halfway), (-correction, &x0)])?;
         }
         x = hooks.add_noise(x, up)?;
         x = hooks.finish(i, x, &x0)?;
