@@ -270,6 +270,12 @@ def main():
     groups = {"runge_kutta": ("euler", "euler-a", "heun", "dpm2", "dpm2-a"), "multistep": ("dpmpp-2m", "dpmpp-2m-sde", "unipc"),
               "others": ("ddpm", "ddim", "pndm", "lms", "lcm", "dpmpp-3m-sde", "dpmpp-sde", "dpmpp-2s-a")}
     save_file({"a": A, "b": B, "noise": NOISE, "start": START, "x0": X0}, OUT / "model.safetensors", header)
+    save_file({name: scheduler.alphas_cumprod for name, scheduler in {
+        "linear": S.DDIMScheduler(), "scaled_linear": S.DDIMScheduler(**SD),
+        "squaredcos_cap_v2": S.DDIMScheduler(beta_schedule="squaredcos_cap_v2"),
+        "zero_snr": S.DDIMScheduler(**SD, rescale_betas_zero_snr=True),
+        "zero_snr_finite": S.EulerDiscreteScheduler(**SD, rescale_betas_zero_snr=True)}.items()},
+        OUT / "noise_schedules.safetensors", header)
     listed = []
     tensors = {group: {} for group in groups}
     for index, (sampler, steps, entries, eta, strength) in enumerate([*cases(), *folder_cases()]):

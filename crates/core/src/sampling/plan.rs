@@ -239,7 +239,7 @@ fn timesteps(sampler: Sampler, settings: &Settings, n: usize) -> Result<Vec<f64>
         _ if sampler.walks_training_timesteps() => Grid::Whole,
         _ => Grid::Real,
     };
-    let t = spaced_timesteps(settings.spacing, n, (train, settings.last_first), settings.offset, grid);
+    let t = spaced_timesteps(settings.spacing, n, (train, settings.usable), settings.offset, grid);
     let falls = t.windows(2).all(|pair| pair[0] > pair[1]);
     let inside = grid == Grid::Real || t.iter().all(|t| *t >= 0.0 && *t < train as f64);
     if falls && inside && !t.is_empty() {

@@ -90,22 +90,37 @@ pub enum FinalSigma {
     SigmaMin,
 }
 
-/// Entries that we support at one value only: name, that value, which samplers read it.
-const FIXED: &[(&str, &str, fn(Sampler) -> bool)] = &[
-    ("thresholding", "false", |s| s.is_variance_preserving() && s != Sampler::Pndm),
-    ("use_lu_lambdas", "false", |s| s.is_multistep_solver() && s != Sampler::UniPc),
-    ("use_flow_sigmas", "false", Sampler::is_multistep_solver),
-    ("use_dynamic_shifting", "false", Sampler::is_multistep_solver),
-    ("shift_terminal", "null", |s| s == Sampler::UniPc),
-    ("predict_x0", "true", |s| s == Sampler::UniPc),
-    ("solver_p", "null", |s| s == Sampler::UniPc),
-    ("interpolation_type", "\"linear\"", |s| s == Sampler::Euler),
-    ("timestep_type", "\"discrete\"", |s| s == Sampler::Euler),
+/// An entry that we support at one value only.
+struct Fixed {
+    key: &'static str,
+    /// That value, as JSON.
+    value: &'static str,
+    /// Which samplers read the entry.
+    read_by: fn(Sampler) -> bool,
+}
+
+const fn fixed(key: &'static str, value: &'static str, read_by: fn(Sampler) -> bool) -> Fixed {
+    Fixed { key, value, read_by }
+}
+
+const FIXED: [Fixed; 9] = [
+    fixed("thresholding", "false", |s| s.is_variance_preserving() && s != Sampler::Pndm),
+    fixed("use_lu_lambdas", "false", |s| s.is_multistep_solver() && s != Sampler::UniPc),
+    fixed("use_flow_sigmas", "false", Sampler::is_multistep_solver),
+    fixed("use_dynamic_shifting", "false", Sampler::is_multistep_solver),
+    fixed("shift_terminal", "null", |s| s == Sampler::UniPc),
+    fixed("predict_x0", "true", |s| s == Sampler::UniPc),
+    fixed("solver_p", "null", |s| s == Sampler::UniPc),
+    fixed("interpolation_type", "\"linear\"", |s| s == Sampler::Euler),
+    fixed("timestep_type", "\"discrete\"", |s| s == Sampler::Euler),
 ];
 
 /// Entries without effect on these samplers, or with effect only beside one of [`FIXED`] at another value.
 const WITHOUT_EFFECT: &[&str] =
     &["dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type", "noise_sampler_seed"];
+
+/// More training timesteps than any model has; a file that says more is damaged.
+const MOST_TIMESTEPS: usize = 1_000_000;
 
 /// Schedulers of diffusers whose `x`, sigma and output mean something else than here.
 const OTHER_PROCESSES: &[&str] = &["FlowMatch", "EDM", "VQDiffusion", "ScoreSde", "Cosine", "CM", "Karras"];
@@ -130,7 +145,7 @@ pub(super) struct Settings {
     pub lower_order_final: bool,
     pub euler_at_final: bool,
     /// The first timestep that may be used, plus one.
-    pub last_first: usize,
+    pub usable: usize,
     pub disable_corrector: Vec<usize>,
     pub original_inference_steps: usize,
     pub timestep_scaling: f64,
@@ -156,7 +171,10 @@ impl SchedulerConfig {
     /// Text that is not a JSON object; a scheduler of another noise process; an entry of the wrong type or with an unknown value; an entry that no scheduler of
     /// diffusers has, unless it is `null` or `false`.
     pub fn from_json(text: &str) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| Error::request(format!("scheduler config: {e}"));
+        let bad = |e: &dyn std::fmt::Display| {
+            Error::request(format!("scheduler config: {e}"))
+                .with_help("scheduler_config.json must be as diffusers writes it")
+        };
         let mut map: Map<String, Value> = serde_json::from_str(&without_infinities(text)).map_err(|e| bad(&e))?;
         if let Some(class) = map.get("_class_name").and_then(Value::as_str)
             && OTHER_PROCESSES.iter().any(|p| class.starts_with(p))
@@ -166,7 +184,7 @@ impl SchedulerConfig {
         }
         let mut others = Map::new();
         map.retain(|key, value| {
-            let fixed = FIXED.iter().any(|(k, ..)| k == key);
+            let fixed = FIXED.iter().any(|entry| entry.key == key);
             if fixed {
                 others.insert(key.clone(), value.take());
             }
@@ -253,13 +271,20 @@ impl SchedulerConfig {
             _ if second_order_k => (0.00085, 0.012, BetaSchedule::Linear),
             _ => (0.0001, 0.02, BetaSchedule::Linear),
         };
+        let train = self.num_train_timesteps.unwrap_or(1000);
+        if train > MOST_TIMESTEPS {
+            return Err(Error::request(format!(
+                "scheduler config: num_train_timesteps = {train} is more than {MOST_TIMESTEPS}"
+            ))
+            .with_help("1000 is usual"));
+        }
         let betas = match &self.trained_betas {
             Some(betas) => betas.clone(),
             None => betas(
                 self.beta_schedule.unwrap_or(kind),
                 self.beta_start.unwrap_or(start),
                 self.beta_end.unwrap_or(end),
-                self.num_train_timesteps.unwrap_or(1000),
+                train,
             ),
         };
         let sigma_based_zero_snr = multistep || matches!(sampler, Sampler::Euler | Sampler::EulerAncestral);
@@ -286,6 +311,20 @@ impl SchedulerConfig {
             }
             _ => 0,
         };
+        let usable = noise.sigmas().len() - clipped;
+        if usable == 0 {
+            let limit = self.lambda_min_clipped.unwrap_or_default();
+            return Err(Error::request(format!("scheduler config: lambda_min_clipped = {limit} leaves no timestep"))
+                .with_help("-5.1 is usual"));
+        }
+        let limits = (self.sigma_min.filter(|_| reads_limits), self.sigma_max.filter(|_| reads_limits));
+        let (low, high) = (limits.0.unwrap_or(noise.sigmas()[0]), limits.1.unwrap_or(f64::INFINITY));
+        if !(low > 0.0 && low < high) {
+            return Err(Error::request(format!(
+                "scheduler config: sigma_min {low} is not between 0 and sigma_max {high}"
+            ))
+            .with_help("remove both entries to sample the range that the model was trained on"));
+        }
         Ok(Settings {
             prediction: self.prediction_type.unwrap_or(PredictionType::Epsilon),
             schedule: self.schedule(sampler, schedule)?,
@@ -295,8 +334,8 @@ impl SchedulerConfig {
                 TimestepSpacing::Linspace
             }),
             offset: self.steps_offset.unwrap_or(0),
-            sigma_min: self.sigma_min.filter(|_| reads_limits),
-            sigma_max: self.sigma_max.filter(|_| reads_limits),
+            sigma_min: limits.0,
+            sigma_max: limits.1,
             last_sigma: if ends_above_zero { noise.sigmas()[0] } else { 0.0 },
             clip: clips.then(|| self.clip_sample_range.unwrap_or(1.0)),
             whole_timesteps_if_karras: sampler == Sampler::UniPc
@@ -307,7 +346,7 @@ impl SchedulerConfig {
             solver_type: self.solver_type(sampler)?,
             lower_order_final: sampler != Sampler::Dpmpp3mSde && self.lower_order_final.unwrap_or(true),
             euler_at_final: self.euler_at_final.unwrap_or(false),
-            last_first: noise.sigmas().len() - clipped,
+            usable,
             disable_corrector: self.disable_corrector.clone().unwrap_or_default(),
             original_inference_steps: self.original_inference_steps.unwrap_or(50),
             timestep_scaling: self.timestep_scaling.unwrap_or(10.0),
@@ -367,13 +406,12 @@ impl SchedulerConfig {
             Err(Error::request(format!("scheduler config: {key} = {value} is not supported by sampler {sampler}"))
                 .with_help("choose another sampler, or change the entry in scheduler_config.json"))
         };
-        for (key, supported, reads) in FIXED {
-            if let Some(value) = self.others.get(*key)
-                && !value.is_null()
-                && reads(sampler)
-                && value.to_string() != *supported
-            {
-                return refuse(key, value);
+        for Fixed { key, value: supported, read_by } in FIXED {
+            if let Some(value) = self.others.get(key).filter(|v| !v.is_null() && read_by(sampler)) {
+                let value = value.to_string();
+                if value != supported {
+                    return refuse(key, &value);
+                }
             }
         }
         let variance = self.variance_type.as_deref().unwrap_or("fixed_small");

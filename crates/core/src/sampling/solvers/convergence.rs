@@ -63,7 +63,14 @@ fn even_in_log(n: usize) -> Vec<Step> {
 
 fn multistep(order: usize, solver_type: SolverType) -> MultistepOptions {
     let without_corrector = Vec::new();
-    MultistepOptions { order, solver_type, lower_order_final: false, first_order_last: false, asked: 0, without_corrector }
+    MultistepOptions {
+        order,
+        solver_type,
+        lower_order_final: false,
+        first_order_last: false,
+        asked: 0,
+        without_corrector,
+    }
 }
 
 fn assert_rate(name: &str, coarse: f64, fine: f64, order: f64, largest: f64) {
@@ -72,7 +79,8 @@ fn assert_rate(name: &str, coarse: f64, fine: f64, order: f64, largest: f64) {
     assert!((rate - order).abs() < 0.1, "{name}: order {rate}, expected {order}");
 }
 
-/// A multistep solver begins with steps of lower order, which bounds the order of the whole: 2 for the third-order one.
+/// A multistep solver begins with steps of lower order, which bounds the order of the whole
+/// (to 2 for dpmpp-3m) unless, as for LMS, the error of the beginning is small beside that of the end.
 #[test]
 fn solvers_of_the_ode_reach_the_solution_at_their_order() {
     let solvers: [(&str, Solver, f64, f64); 10] = [
@@ -96,20 +104,19 @@ fn solvers_of_the_ode_reach_the_solution_at_their_order() {
 #[test]
 fn solvers_of_the_sde_reach_the_solution_at_their_order() {
     let solvers: [(&str, Solver, f64, f64); 5] = [
-        ("euler-a", euler_ancestral, 1.0, 1e-1),
-        ("ddpm", |m, x, h| ddpm(m, x, None, false, h), 1.0, 1e-1),
-        ("dpmpp-sde", dpmpp_sde, 1.0, 1e-1),
-        ("dpmpp-2m-sde", |m, x, h| dpmpp_multistep(m, x, true, &multistep(2, SolverType::Midpoint), h), 2.0, 1e-3),
-        ("dpmpp-3m-sde", |m, x, h| dpmpp_multistep(m, x, true, &multistep(3, SolverType::Heun), h), 2.0, 1e-3),
+        ("euler-a", euler_ancestral, 1.0, 2e-3),
+        ("ddpm", |m, x, h| ddpm(m, x, None, false, h), 1.0, 2e-3),
+        ("dpmpp-sde", dpmpp_sde, 2.0, 1e-5),
+        ("dpmpp-2m-sde", |m, x, h| dpmpp_multistep(m, x, true, &multistep(2, SolverType::Midpoint), h), 2.0, 2e-5),
+        ("dpmpp-3m-sde", |m, x, h| dpmpp_multistep(m, x, true, &multistep(3, SolverType::Heun), h), 2.0, 5e-6),
     ];
     for (name, solver, order, largest) in solvers {
         let at = |n| error(solver, &mut Given, given_solution, &even_in_log(n));
-        let (c, f) = (at(128), at(256)); eprintln!("{name} {c:e} {f:e} {}", (c/f).log2());
-        if c > 10. {assert_rate(name, at(128), at(256), order, largest);}
+        assert_rate(name, at(128), at(256), order, largest);
     }
 }
 
-/// PLMS has the weights of even steps; its warm-up of order 2 bounds the order of the whole to 3.
+/// PLMS has the weights of even steps.
 #[test]
 fn plms_reaches_the_solution_on_even_steps() {
     let even = |n: usize| {
@@ -119,7 +126,6 @@ fn plms_reaches_the_solution_on_even_steps() {
         all
     };
     let plms: Solver = |m, x, h| pndm(m, x, PredictionType::Epsilon, h);
-    for n in [64,128,256,512,1024] { eprintln!("{n} {:e}",error(plms, &mut Gaussian, gaussian_solution, &even(n)));}
     let at = |n| error(plms, &mut Gaussian, gaussian_solution, &even(n));
-    if at(3) > 1000. { assert_rate("pndm", at(512), at(1024), 3.0, 1e-6); }
+    assert_rate("pndm", at(1024), at(2048), 4.0, 1e-8);
 }
