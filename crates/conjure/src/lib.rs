@@ -4,6 +4,8 @@ pub mod digest;
 pub mod generate;
 pub mod image_file;
 pub mod registry;
+mod threads;
 pub mod tokens;
 
 pub use conjure_core::{Error, Result};
+pub use threads::set_threads;

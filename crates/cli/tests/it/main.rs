@@ -1,3 +1,8 @@
 //! Whole-program tests of the `conjure` command, and the rules of the house.
 
 mod architecture;
+mod bad_input;
+mod command;
+mod image;
+mod models;
+mod replay;

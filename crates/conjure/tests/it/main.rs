@@ -2,3 +2,4 @@
 
 mod clip_tokenizer;
 mod hostile_files;
+mod stable_diffusion;

@@ -150,6 +150,11 @@ impl Plan {
         self.sampler
     }
 
+    /// How the noise levels are placed: as was asked, or else as the config says.
+    pub fn schedule(&self) -> Schedule {
+        self.settings.schedule
+    }
+
     /// What the model's output stands for.
     pub fn prediction(&self) -> PredictionType {
         self.settings.prediction

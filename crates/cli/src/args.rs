@@ -1,0 +1,239 @@
+//! What can be asked for on the command line. Parsing never acts: it returns these structs and nothing else happens.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use conjure::generate::image::{RngMode, Sampler, Schedule};
+use std::path::PathBuf;
+
+/// Turns words into pictures on your own machine.
+#[derive(Debug, Parser)]
+#[command(name = "conjure", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a picture from words
+    Image(Box<ImageArgs>),
+    /// Make a picture again from the recipe it carries, and say whether it is identical
+    Replay(ReplayArgs),
+    /// Look at models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+}
+
+/// `conjure image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// What the picture shows; `(word:1.3)` weighs a word more, `[word]` less
+    #[arg(value_name = "PROMPT", allow_hyphen_values = true)]
+    pub prompt: String,
+
+    /// Where to write the picture; an existing file is replaced [default: conjure-SEED.png, numbered if taken]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// What the picture should not show
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    pub negative: String,
+
+    /// Width in pixels, a multiple of 8 [default: the model's]
+    #[arg(long, value_name = "PIXELS", help_heading = "Picture")]
+    pub width: Option<usize>,
+
+    /// Height in pixels, a multiple of 8 [default: the model's]
+    #[arg(long, value_name = "PIXELS", help_heading = "Picture")]
+    pub height: Option<usize>,
+
+    /// How many pictures to make at once
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Picture")]
+    pub batch: usize,
+
+    /// Number of denoising steps
+    #[arg(long, value_name = "N", default_value_t = 50, help_heading = "Sampling")]
+    pub steps: usize,
+
+    /// How the noise is removed [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = names(Sampler::ALL.map(Sampler::name)), help_heading = "Sampling")]
+    pub sampler: Option<String>,
+
+    /// How the noise levels are spaced [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = names(Schedule::ALL.map(Schedule::name)), help_heading = "Sampling")]
+    pub schedule: Option<String>,
+
+    /// How strongly the prompt steers; 1 means not at all beyond the model's own reading, at half the work
+    #[arg(long, value_name = "SCALE", default_value_t = 7.5, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub guidance: f64,
+
+    /// How far to undo the overexposure that strong guidance causes, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub guidance_rescale: f64,
+
+    /// Noise that DDIM adds back at each step, 0 (none) to 1 (as DDPM)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub eta: f64,
+
+    /// Layers of the text encoder to leave out at its end
+    #[arg(long, value_name = "LAYERS", default_value_t = 0, help_heading = "Sampling")]
+    pub clip_skip: usize,
+
+    /// The same seed and settings make the same picture [default: random, and printed]
+    #[arg(long, value_name = "N", help_heading = "Randomness")]
+    pub seed: Option<u64>,
+
+    /// Whose random numbers to draw: PyTorch's on a GPU (philox), on a CPU (torch), or ComfyUI's (comfy)
+    #[arg(long, value_name = "MODE", value_parser = names(RngMode::ALL.map(RngMode::name)),
+        default_value = RngMode::default().name(), help_heading = "Randomness")]
+    pub rng: String,
+
+    /// Start from the noise in this safetensors file instead of drawing it
+    #[arg(long, value_name = "FILE", help_heading = "Randomness")]
+    pub noise: Option<PathBuf>,
+
+    /// Start from this picture instead of from noise alone
+    #[arg(long, value_name = "IMAGE", help_heading = "From a picture")]
+    pub init: Option<PathBuf>,
+
+    /// How much of the start picture to replace, over 0 (nothing) to 1 (everything)
+    /// [default: 0.8 with --init, 1 with --mask]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, help_heading = "From a picture")]
+    pub strength: Option<f64>,
+
+    /// Repaint only where this picture is white; needs --init
+    #[arg(long, value_name = "IMAGE", help_heading = "From a picture")]
+    pub mask: Option<PathBuf>,
+
+    /// Also write one picture of the image appearing, step by step: as predicted during the run, or of separate runs
+    #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1, default_missing_value = "steps", help_heading = "Looking inside")]
+    pub strip: Option<StripArg>,
+
+    /// Show the picture in the terminal while it is made
+    #[arg(long, help_heading = "Looking inside")]
+    pub preview: bool,
+
+    /// Write the final latents to this safetensors file
+    #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
+    pub save_latents: Option<PathBuf>,
+
+    /// Decode in overlapping tiles: less memory for large pictures
+    #[arg(long, help_heading = "Machine")]
+    pub tiled: bool,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A diffusers folder, or a single .safetensors or .ckpt file [default: a built-in untrained model]
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+
+    /// A folder with vocab.json and merges.txt, for single files, which carry no tokenizer
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// How to run and report.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// Threads to use [default: one per core]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+
+    /// Report the result as JSON on stdout
+    #[arg(long, help_heading = "Machine")]
+    pub json: bool,
+}
+
+/// Which strip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StripArg {
+    /// What the model predicts at steps 1, 2, 3, 5, 8, ... of the one run
+    Steps,
+    /// Separate runs of 1, 2, 3, 5, 8, ... steps
+    Runs,
+}
+
+/// `conjure replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A PNG that Conjure wrote
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Also write the new picture to this file
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure models ...`.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Write the built-in untrained model as a diffusers folder
+    Tiny(TinyArgs),
+}
+
+/// How to report.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Report as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `conjure models tiny`.
+#[derive(Debug, Args)]
+pub struct TinyArgs {
+    /// The folder to create
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// Seed of the random weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// The library's names: what the parser takes, and what the help lists.
+fn names<const N: usize>(names: [&'static str; N]) -> PossibleValuesParser {
+    PossibleValuesParser::new(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn strip_takes_an_optional_word() {
+        let strip = |words: &[&str]| match Arguments::try_parse_from(words).unwrap().command {
+            Command::Image(image) => (image.prompt, image.strip),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(strip(&["conjure", "image", "a cat", "--strip"]), ("a cat".into(), Some(StripArg::Steps)));
+        assert_eq!(strip(&["conjure", "image", "--strip", "runs", "a cat"]), ("a cat".into(), Some(StripArg::Runs)));
+        assert_eq!(strip(&["conjure", "image", "a cat"]), ("a cat".into(), None));
+    }
+}

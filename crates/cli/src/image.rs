@@ -1,0 +1,134 @@
+//! `conjure image`: request, checks, work, files, report.
+
+use crate::args::{ImageArgs, MachineArgs, ModelArgs, StripArg};
+use crate::output::{self, Targets};
+use crate::progress::Progress;
+use crate::{interrupt, preview, report};
+use conjure::generate::image::{self, Control, Event, Generation, ImageRequest, Pipeline, Strip};
+use conjure::image_file;
+use conjure::{Error, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+pub fn run(args: ImageArgs) -> Result<ExitCode> {
+    let began = Instant::now();
+    let seed = args.seed.unwrap_or_else(image::random_seed);
+    let request = request(&args, seed)?;
+    request.validate()?;
+    let targets = Targets::choose(args.output.as_deref(), seed, request.batch)?;
+    if request.strip.is_some() {
+        output::check_writable(&targets.strip)?;
+    }
+    if let Some(path) = &args.save_latents {
+        output::check_writable(path)?;
+    }
+    set_threads(&args.machine)?;
+
+    let pipeline = open(&args.model)?;
+    report::note(&format!("seed {seed}"));
+    let generation = generate(&pipeline, &request)?;
+
+    let latents = args.save_latents.as_deref();
+    write(&generation, &targets, latents)?;
+    tell(&generation, &targets, latents, args.machine.json, began)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(args: &ImageArgs, seed: u64) -> Result<ImageRequest> {
+    Ok(ImageRequest {
+        prompt: args.prompt.clone(),
+        negative: args.negative.clone(),
+        steps: args.steps,
+        sampler: args.sampler.as_deref().map(str::parse).transpose()?,
+        schedule: args.schedule.as_deref().map(str::parse).transpose()?,
+        guidance: args.guidance,
+        guidance_rescale: args.guidance_rescale,
+        eta: args.eta,
+        clip_skip: args.clip_skip,
+        seed: Some(seed),
+        rng: args.rng.parse()?,
+        width: args.width,
+        height: args.height,
+        batch: args.batch,
+        init: args.init.clone(),
+        strength: args.strength,
+        mask: args.mask.clone(),
+        noise: args.noise.clone(),
+        strip: args.strip.map(|strip| match strip {
+            StripArg::Steps => Strip::Steps,
+            StripArg::Runs => Strip::Runs,
+        }),
+        preview: args.preview && preview::possible(),
+        tiled: args.tiled,
+    })
+}
+
+/// Makes the threads that kernels run on.
+pub fn set_threads(machine: &MachineArgs) -> Result<()> {
+    machine.threads.map_or(Ok(()), conjure::set_threads)
+}
+
+/// Opens the model that is asked for, or makes the built-in one and says what that is.
+pub fn open(model: &ModelArgs) -> Result<Pipeline> {
+    match &model.model {
+        Some(path) => Pipeline::open(path, model.tokenizer.as_deref()),
+        None => {
+            if model.tokenizer.is_some() {
+                return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
+            }
+            report::note("no --model given: using the built-in untrained model; its pictures are noise");
+            report::note("  --model takes a diffusers folder or a single-file checkpoint of Stable Diffusion 1 or 2");
+            Pipeline::tiny(0)
+        }
+    }
+}
+
+/// Runs the request with a progress display, until it is done or the user stops it.
+pub fn generate(pipeline: &Pipeline, request: &ImageRequest) -> Result<Generation> {
+    let mut progress = Progress::new();
+    let generation = pipeline.generate(request, &mut |event| {
+        match event {
+            Event::Step { step, steps } => progress.step(step, steps),
+            Event::Preview(picture) => progress.suspend(|| preview::show(&picture)),
+            Event::Stage(what) => progress.doing(what),
+        }
+        if interrupt::requested() { Control::Stop } else { Control::Continue }
+    });
+    progress.finish();
+    generation
+}
+
+fn write(generation: &Generation, targets: &Targets, latents: Option<&Path>) -> Result<()> {
+    for (output, path) in generation.outputs.iter().zip(&targets.pictures) {
+        image_file::write_png(path, &output.picture, Some(&output.recipe))?;
+    }
+    if let Some(strip) = &generation.strip {
+        image_file::write_png(&targets.strip, strip, None)?;
+    }
+    latents.map_or(Ok(()), |path| generation.save_latents(path))
+}
+
+fn tell(
+    generation: &Generation,
+    targets: &Targets,
+    latents: Option<&Path>,
+    as_json: bool,
+    began: Instant,
+) -> Result<()> {
+    let strip = generation.strip.as_ref().map(|_| &targets.strip);
+    if as_json {
+        let recipe = generation.outputs.first().map(|output| &output.recipe);
+        let value = json!({
+            "pictures": targets.pictures,
+            "strip": strip,
+            "latents": latents,
+            "recipe": recipe,
+            "seconds": began.elapsed().as_secs_f64(),
+        });
+        return report::result(&value.to_string());
+    }
+    let written: Vec<PathBuf> = targets.pictures.iter().chain(strip).cloned().chain(latents.map(Into::into)).collect();
+    written.iter().try_for_each(|path| report::result(&path.display().to_string()))
+}

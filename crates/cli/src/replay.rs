@@ -1,0 +1,79 @@
+//! `conjure replay`: the picture again, and how far it is from the first.
+
+use crate::args::{ModelArgs, ReplayArgs};
+use crate::{image, output, report};
+use conjure::generate::image::{BUILT_IN, Difference, ImageRequest, Pipeline};
+use conjure::image_file::{self, Picture, Recipe};
+use conjure::{Error, Result};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub fn run(args: ReplayArgs) -> Result<ExitCode> {
+    if !args.file.is_file() {
+        return Err(Error::file(&args.file, "there is no such file").with_help("name a PNG that conjure image wrote"));
+    }
+    let recipe = image_file::read_recipe(&args.file)?;
+    let before = Picture::read(&args.file)?;
+    let request = ImageRequest::from_recipe(&recipe)?;
+    if let Some(path) = &args.output {
+        output::check_writable(path)?;
+    }
+    image::set_threads(&args.machine)?;
+
+    let pipeline = open(&args.model, &recipe)?;
+    let digest = pipeline.digest()?;
+    let same_model = digest == recipe.model.digest;
+    if !same_model {
+        report::note(&format!(
+            "note: the model's digest is {digest}, the picture was made with {}: expect another picture",
+            recipe.model.digest
+        ));
+    }
+    let generation = image::generate(&pipeline, &request)?;
+    let again = generation
+        .outputs
+        .get(recipe.index)
+        .ok_or_else(|| Error::failure("the replay made fewer pictures than the recipe says"))?;
+    if let Some(path) = &args.output {
+        image_file::write_png(path, &again.picture, Some(&again.recipe))?;
+    }
+    let difference = Difference::between(&before, &again.picture);
+    if args.machine.json {
+        let mut value = json!({ "file": args.file, "same_model": same_model, "output": args.output });
+        if let (Some(object), Some(serde_json::Value::Object(more))) =
+            (value.as_object_mut(), difference.map(|difference| json!(difference)))
+        {
+            object.extend(more);
+        }
+        report::result(&value.to_string())?;
+    } else {
+        report::result(&sentence(difference))?;
+    }
+    Ok(if difference.is_some_and(|difference| difference.identical) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The model that is named, or else the recipe's.
+fn open(model: &ModelArgs, recipe: &Recipe) -> Result<Pipeline> {
+    if model.model.is_none() && recipe.model.path == BUILT_IN {
+        return Pipeline::tiny(0);
+    }
+    let path = model.model.clone().unwrap_or_else(|| PathBuf::from(&recipe.model.path));
+    if !path.exists() {
+        return Err(Error::file(&path, "the picture's model is not there").with_help("name it with --model PATH"));
+    }
+    let tokenizer = model.tokenizer.clone().or_else(|| recipe.model.tokenizer.as_ref().map(PathBuf::from));
+    Pipeline::open(&path, tokenizer.as_deref())
+}
+
+fn sentence(difference: Option<Difference>) -> String {
+    match difference {
+        None => "different: the file's picture has another size than its recipe says".to_owned(),
+        Some(Difference { identical: true, .. }) => "identical".to_owned(),
+        Some(Difference { max_difference, share, psnr, .. }) => format!(
+            "different: by up to {max_difference} of 255 in {:.1} % of all values, PSNR {:.1} dB",
+            100.0 * share,
+            psnr.unwrap_or(f64::INFINITY)
+        ),
+    }
+}

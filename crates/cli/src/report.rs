@@ -1,0 +1,46 @@
+//! How results and errors reach the user: results on stdout, everything else on stderr.
+
+use conjure::{Error, Result};
+use std::io::{ErrorKind, Write as _};
+use std::process::ExitCode;
+
+/// Prints an error with its remedy, and gives the exit code that belongs to it.
+pub fn failure(error: &Error) -> ExitCode {
+    note(&format!("error: {error}"));
+    if let Some(help) = error.help().or_else(|| system_help(error)) {
+        note(&format!("help: {help}"));
+    }
+    ExitCode::from(error.exit_code())
+}
+
+/// What to do about the system's commonest refusals.
+fn system_help(error: &Error) -> Option<&'static str> {
+    let Error::Io { source, .. } = error else { return None };
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Some("nothing was left behind; free some space or choose another place, and run the same command again")
+        }
+        ErrorKind::PermissionDenied => Some("check who may read or write it"),
+        ErrorKind::NotFound => Some("check the name"),
+        _ => None,
+    }
+}
+
+/// Prints a line for people.
+pub fn note(line: &str) {
+    // When stderr is closed there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// Stdout cannot be written to, for example because it is a full disk.
+pub fn result(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        // The reader has seen enough, as in `conjure models list | head -1`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Error::io("stdout", error)),
+    }
+}

@@ -1,0 +1,160 @@
+//! `conjure image` as it should go.
+
+use crate::command::{Desk, Outcome, fixture};
+use std::process::Stdio;
+
+fn png_size(bytes: &[u8]) -> (u32, u32) {
+    assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n");
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (number(16), number(20))
+}
+
+#[test]
+fn the_built_in_model_makes_a_picture_and_says_what_it_is() {
+    let desk = Desk::new();
+    let outcome = desk.conjure(&["image", "a red heart", "-o", "heart.png", "--seed", "7", "--steps", "2"]).succeeded();
+    assert_eq!(outcome.stdout, "heart.png\n");
+    assert!(outcome.stderr.contains("untrained"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--model"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("seed 7"), "{}", outcome.stderr);
+    // PLMS evaluates the model once more than there are steps.
+    assert!(outcome.stderr.contains("step 3/3"), "{}", outcome.stderr);
+    assert_eq!(png_size(&std::fs::read(desk.path("heart.png")).unwrap()), (64, 64));
+    assert_eq!(desk.files(), ["heart.png"]);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_file_and_another_seed_another() {
+    let desk = Desk::new();
+    for (name, seed, threads) in [("a.png", "1", "1"), ("b.png", "1", "3"), ("c.png", "2", "1")] {
+        desk.conjure(&["image", "x", "-o", name, "--seed", seed, "--steps", "2", "--threads", threads]).succeeded();
+    }
+    let read = |name: &str| std::fs::read(desk.path(name)).unwrap();
+    assert!(read("a.png") == read("b.png"), "the number of threads changes the picture");
+    assert!(read("a.png") != read("c.png"));
+}
+
+#[test]
+fn without_a_name_nothing_is_replaced() {
+    let desk = Desk::new();
+    for _ in 0..2 {
+        desk.conjure(&["image", "x", "--seed", "5", "--steps", "1"]).succeeded();
+    }
+    assert_eq!(desk.files(), ["conjure-5-v2.png", "conjure-5.png"]);
+}
+
+#[test]
+fn a_random_seed_is_told_and_makes_the_picture_again() {
+    let desk = Desk::new();
+    let outcome = desk.conjure(&["image", "x", "--steps", "1", "-o", "a.png"]).succeeded();
+    let seed = outcome.stderr.lines().find_map(|line| line.strip_prefix("seed ")).unwrap().to_owned();
+    desk.conjure(&["image", "x", "--steps", "1", "-o", "b.png", "--seed", &seed]).succeeded();
+    assert!(std::fs::read(desk.path("a.png")).unwrap() == std::fs::read(desk.path("b.png")).unwrap());
+}
+
+#[test]
+fn a_batch_a_strip_latents_and_json_come_together() {
+    let desk = Desk::new();
+    let model = fixture("");
+    let args = [
+        "image",
+        "a red heart",
+        "--model",
+        model.to_str().unwrap(),
+        "--steps",
+        "5",
+        "--batch",
+        "2",
+        "--sampler",
+        "euler",
+        "--strip",
+        "--save-latents",
+        "latents.safetensors",
+        "--seed",
+        "3",
+        "--json",
+        "-o",
+        "heart.png",
+        "--width",
+        "48",
+    ];
+    let outcome = desk.conjure(&args).succeeded();
+    assert_eq!(desk.files(), ["heart-1.png", "heart-2.png", "heart-strip.png", "latents.safetensors"]);
+    let json: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(json["pictures"], serde_json::json!(["heart-1.png", "heart-2.png"]));
+    assert_eq!(json["strip"], "heart-strip.png");
+    assert_eq!(json["latents"], "latents.safetensors");
+    assert_eq!(json["recipe"]["seed"], 3);
+    assert!(json["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(png_size(&std::fs::read(desk.path("heart-1.png")).unwrap()), (48, 64));
+    // Steps 1, 2, 3 and 5 side by side.
+    let (width, height) = png_size(&std::fs::read(desk.path("heart-strip.png")).unwrap());
+    assert!(width >= 4 * 48 && height > 64, "{width} x {height}");
+    let latents = std::fs::read(desk.path("latents.safetensors")).unwrap();
+    assert!(String::from_utf8_lossy(&latents[..200]).contains("[2,4,16,12]"));
+}
+
+#[test]
+fn latents_of_one_run_serve_as_noise_of_another() {
+    let desk = Desk::new();
+    let model = fixture("");
+    let model = model.to_str().unwrap();
+    desk.conjure(&["image", "x", "-m", model, "--steps", "1", "--save-latents", "n.safetensors", "-o", "a.png"])
+        .succeeded();
+    for (name, seed) in [("b.png", "1"), ("c.png", "2")] {
+        let args = ["image", "x", "-m", model, "--steps", "2", "--noise", "n.safetensors", "--seed", seed, "-o", name];
+        desk.conjure(&args).succeeded();
+    }
+    let pixels = |name: &str| image::open(desk.path(name)).unwrap().into_rgb8();
+    assert!(
+        pixels("b.png") == pixels("c.png"),
+        "with given noise and a sampler without noise the seed changes nothing"
+    );
+    assert!(pixels("a.png") != pixels("b.png"));
+}
+
+#[test]
+fn runs_of_few_steps_make_a_strip() {
+    let desk = Desk::new();
+    desk.conjure(&["image", "x", "--steps", "3", "--strip", "runs", "--seed", "1", "-o", "a.png"]).succeeded();
+    assert_eq!(desk.files(), ["a-strip.png", "a.png"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_within_a_step_and_leaves_nothing_behind() {
+    use std::io::{BufRead as _, BufReader};
+    let desk = Desk::new();
+    let mut child = desk
+        .command()
+        .args(["image", "x", "--steps", "900", "--sampler", "ddim", "-o", "a.png"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first step's line says that work has begun.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("step ")).unwrap();
+    assert!(first.starts_with("step 1/"), "{first}");
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, Some(130), "{rest:?}");
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(rest.iter().filter(|line| line.as_str() == "error: stopped on request").count(), 1, "{rest:?}");
+    assert!(!rest.iter().any(|line| line.starts_with("step 900/")));
+    assert_eq!(desk.files(), [""; 0]);
+}
+
+#[test]
+fn help_names_every_sampler_and_schedule() {
+    let help = Desk::new().conjure(&["image", "--help"]).succeeded().stdout;
+    for name in
+        "ddpm ddim pndm euler euler-a heun dpm2 dpm2-a lms dpmpp-2m dpmpp-2m-sde dpmpp-3m-sde dpmpp-2s-a dpmpp-sde \
+                 unipc lcm default karras exponential beta philox torch comfy"
+            .split_whitespace()
+    {
+        assert!(help.contains(name), "{name}");
+    }
+}

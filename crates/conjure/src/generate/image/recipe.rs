@@ -1,0 +1,130 @@
+//! Between a request and the recipe that a picture carries.
+
+use super::job::Job;
+use super::request::ImageRequest;
+use crate::image_file::Recipe;
+use crate::image_file::recipe::{FORMAT, Input, Model};
+use conjure_core::sampling::Plan;
+use conjure_core::{Error, Result};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use std::path::{Path, PathBuf};
+
+impl Job<'_> {
+    /// How to make the picture `index` of this job's batch again. Everything that was left to the model or to chance is
+    /// named, so that neither a changed default nor a changed config changes the picture.
+    pub fn recipe(&self, plan: &Plan, index: usize) -> Result<Recipe> {
+        let request = self.request;
+        let mut settings = Map::new();
+        settings.insert("eta".into(), json!(request.eta));
+        settings.insert("clip-skip".into(), json!(request.clip_skip));
+        settings.insert("tiled".into(), json!(request.tiled));
+        Ok(Recipe {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            command: "image".into(),
+            model: Model {
+                path: self.pipeline.path.clone(),
+                digest: self.pipeline.digest()?.to_owned(),
+                tokenizer: self.pipeline.tokenizer_path.as_deref().map(display),
+            },
+            prompt: request.prompt.clone(),
+            negative: request.negative.clone(),
+            steps: request.steps,
+            sampler: plan.sampler().name().into(),
+            schedule: plan.schedule().name().into(),
+            guidance: request.guidance,
+            guidance_rescale: request.guidance_rescale,
+            seed: self.seed,
+            rng: request.rng.name().into(),
+            width: self.inputs.width,
+            height: self.inputs.height,
+            batch: request.batch,
+            index,
+            init: input(request.init.as_deref())?,
+            strength: request.init.as_ref().map(|_| request.strength()),
+            mask: input(request.mask.as_deref())?,
+            noise: input(request.noise.as_deref())?,
+            strip: None,
+            settings,
+            picture: String::new(),
+        })
+    }
+}
+
+impl ImageRequest {
+    /// The request that makes the recipe's batch again.
+    ///
+    /// # Errors
+    /// Another command's recipe, a name or a setting that this version does not know, a file that is missing or has changed.
+    pub fn from_recipe(recipe: &Recipe) -> Result<Self> {
+        if recipe.command != "image" {
+            return Err(Error::request(format!("the recipe is for the command {:?}, not image", recipe.command)));
+        }
+        let mut request = Self {
+            prompt: recipe.prompt.clone(),
+            negative: recipe.negative.clone(),
+            steps: recipe.steps,
+            sampler: Some(recipe.sampler.parse()?),
+            schedule: Some(recipe.schedule.parse()?),
+            guidance: recipe.guidance,
+            guidance_rescale: recipe.guidance_rescale,
+            seed: Some(recipe.seed),
+            rng: recipe.rng.parse()?,
+            width: Some(recipe.width),
+            height: Some(recipe.height),
+            batch: recipe.batch,
+            init: unchanged(recipe.init.as_ref())?,
+            strength: recipe.strength,
+            mask: unchanged(recipe.mask.as_ref())?,
+            noise: unchanged(recipe.noise.as_ref())?,
+            ..Self::default()
+        };
+        for (name, value) in &recipe.settings {
+            let known = match (name.as_str(), value) {
+                ("eta", Value::Number(eta)) => eta.as_f64().map(|eta| request.eta = eta),
+                ("clip-skip", Value::Number(skip)) => skip.as_u64().map(|skip| request.clip_skip = skip as usize),
+                ("tiled", Value::Bool(tiled)) => Some(request.tiled = *tiled),
+                _ => None,
+            };
+            known.ok_or_else(|| {
+                Error::request(format!("the recipe has the setting {name} = {value}, which this version does not know"))
+                    .with_help(format!("use Conjure {} or later", recipe.version))
+            })?;
+        }
+        request.validate()?;
+        if recipe.index >= recipe.batch {
+            let message = format!("the recipe is for picture {} of {}", recipe.index + 1, recipe.batch);
+            return Err(Error::request(message).with_help("the recipe was changed or damaged"));
+        }
+        Ok(request)
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn input(path: Option<&Path>) -> Result<Option<Input>> {
+    path.map(|path| Ok(Input { path: display(path), sha256: sha256(path)? })).transpose()
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    Ok(crate::digest::hex(&Sha256::digest(bytes)))
+}
+
+/// The file, if it is still the one that the picture was made from.
+fn unchanged(input: Option<&Input>) -> Result<Option<PathBuf>> {
+    let Some(input) = input else { return Ok(None) };
+    let path = PathBuf::from(&input.path);
+    if !path.is_file() {
+        return Err(Error::file(&path, "is missing, and the picture was made from it")
+            .with_help("put the file back, and run replay in the folder where the picture was made"));
+    }
+    if sha256(&path)? != input.sha256 {
+        return Err(Error::file(&path, "is not the file that the picture was made from")
+            .with_help(format!("the picture needs the file with SHA-256 {}", input.sha256)));
+    }
+    Ok(Some(path))
+}
