@@ -184,6 +184,12 @@ pub struct ReplayArgs {
 /// `conjure models ...`.
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
+    /// The model families that Conjure knows
+    List(ReportArgs),
+    /// Explain a model: what it is, what it needs, and what is wrong with it
+    Inspect(InspectArgs),
+    /// Fetch CLIP's vocabulary with pip, once: single-file checkpoints carry none
+    Tokenizer(ReportArgs),
     /// Write the built-in untrained model as a diffusers folder
     Tiny(TinyArgs),
 }
@@ -194,6 +200,17 @@ pub struct ReportArgs {
     /// Report as JSON on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+/// `conjure models inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A diffusers folder, or a single .safetensors or .ckpt file
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// `conjure models tiny`.

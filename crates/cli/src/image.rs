@@ -3,9 +3,10 @@
 use crate::args::{ImageArgs, MachineArgs, ModelArgs, StripArg};
 use crate::output::{self, Targets};
 use crate::progress::Progress;
-use crate::{interrupt, preview, report};
+use crate::{cache, interrupt, preview, report};
 use conjure::generate::image::{self, Control, Event, Generation, ImageRequest, Pipeline, Strip};
 use conjure::image_file;
+use conjure::tokens::clip_vocabulary;
 use conjure::{Error, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ pub fn set_threads(machine: &MachineArgs) -> Result<()> {
 /// Opens the model that is asked for, or makes the built-in one and says what that is.
 pub fn open(model: &ModelArgs) -> Result<Pipeline> {
     match &model.model {
-        Some(path) => Pipeline::open(path, model.tokenizer.as_deref()),
+        Some(path) => Pipeline::open(path, tokenizer(path, model.tokenizer.as_deref())?.as_deref()),
         None => {
             if model.tokenizer.is_some() {
                 return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
@@ -83,6 +84,15 @@ pub fn open(model: &ModelArgs) -> Result<Pipeline> {
             Pipeline::tiny(0)
         }
     }
+}
+
+/// The tokenizer that is named; for a single file else the one that was fetched before.
+pub fn tokenizer(model: &Path, named: Option<&Path>) -> Result<Option<PathBuf>> {
+    if named.is_some() || !model.is_file() {
+        return Ok(named.map(Path::to_path_buf));
+    }
+    let cache = cache::folder()?;
+    Ok(clip_vocabulary::cached(&cache)?.map(|_| clip_vocabulary::folder(&cache)))
 }
 
 /// Runs the request with a progress display, until it is done or the user stops it.

@@ -1,6 +1,7 @@
 //! The command `conjure`: reads what is asked for, has the library do it, and reports.
 
 mod args;
+mod cache;
 mod image;
 mod interrupt;
 mod models;

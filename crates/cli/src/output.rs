@@ -75,7 +75,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cat.png");
         let one = Targets::choose(Some(&path), 7, 1).unwrap();
-        assert_eq!(one.pictures, [path.clone()]);
+        assert_eq!(one.pictures, std::slice::from_ref(&path));
         assert_eq!(one.strip, folder.path().join("cat-strip.png"));
         let two = Targets::choose(Some(&path), 7, 2).unwrap();
         assert_eq!(two.pictures, [folder.path().join("cat-1.png"), folder.path().join("cat-2.png")]);

@@ -62,8 +62,8 @@ fn open(model: &ModelArgs, recipe: &Recipe) -> Result<Pipeline> {
     if !path.exists() {
         return Err(Error::file(&path, "the picture's model is not there").with_help("name it with --model PATH"));
     }
-    let tokenizer = model.tokenizer.clone().or_else(|| recipe.model.tokenizer.as_ref().map(PathBuf::from));
-    Pipeline::open(&path, tokenizer.as_deref())
+    let named = model.tokenizer.clone().or_else(|| recipe.model.tokenizer.as_ref().map(PathBuf::from));
+    Pipeline::open(&path, image::tokenizer(&path, named.as_deref())?.as_deref())
 }
 
 fn sentence(difference: Option<Difference>) -> String {

@@ -138,6 +138,8 @@ fn broken_weight_files_are_refused() {
         let single = desk.path(&format!("{name}.safetensors"));
         fs::write(&single, &bytes).unwrap();
         with_model(&desk, &single).failed(REFUSED, &[&format!("{name}.safetensors")]);
+        let inspected = desk.conjure(&["models", "inspect", single.to_str().unwrap()]);
+        inspected.failed(REFUSED, &[&format!("{name}.safetensors")]);
         let folder = desk.model();
         fs::write(folder.join("unet/diffusion_pytorch_model.safetensors"), &bytes).unwrap();
         with_model(&desk, &folder).failed(REFUSED, &["diffusion_pytorch_model.safetensors"]);
@@ -203,7 +205,7 @@ fn weights_that_are_not_numbers_are_a_failure_with_their_name() {
         value.copy_from_slice(&f32::NAN.to_le_bytes());
     }
     fs::write(&path, weights).unwrap();
-    with_model(&desk, &folder).failed(FAILED, &["help:"]);
+    with_model(&desk, &folder).failed(FAILED, &["the weights of the unet are broken", "help:"]);
     assert_eq!(desk.files(), ["model"]);
 }
 

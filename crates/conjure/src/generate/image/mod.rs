@@ -6,6 +6,7 @@
 //! ```
 
 mod inputs;
+pub mod inspect;
 mod job;
 mod open;
 mod pipeline;

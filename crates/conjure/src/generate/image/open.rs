@@ -8,7 +8,7 @@ use crate::tokens::ClipTokenizer;
 use conjure_core::sampling::SchedulerConfig;
 use conjure_core::{DType, Device, Error, Result, weights};
 use conjure_models::clip_text::ClipTextConfig;
-use conjure_models::stable_diffusion::{Sources, StableDiffusion, StableDiffusionConfig};
+use conjure_models::stable_diffusion::{Family, Sources, StableDiffusion, StableDiffusionConfig};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -70,6 +70,7 @@ impl Pipeline {
         Ok(Self {
             tokenizers,
             model,
+            sources,
             scheduler,
             path: path.display().to_string(),
             file: Some(path.to_path_buf()),
@@ -89,6 +90,7 @@ impl Pipeline {
             tokenizers: Tokenizers { first: ClipTokenizer::tiny(), second: None },
             model: StableDiffusion::load(&config, &sources, DType::F32, &Device::Cpu)?,
             scheduler: scheduler(&config)?,
+            sources,
             path: BUILT_IN.to_owned(),
             file: None,
             tokenizer_path: None,
@@ -138,23 +140,26 @@ fn scheduler(config: &StableDiffusionConfig) -> Result<SchedulerConfig> {
 
 fn open_tokenizers(path: &Path, given: Option<&Path>, config: &StableDiffusionConfig) -> Result<Tokenizers> {
     let folder = |name: &str| given.map_or_else(|| path.join(name), Path::to_path_buf);
-    if given.is_none() && !path.is_dir() {
+    let single = !path.is_dir();
+    if given.is_none() && single {
         return Err(Error::request("a single-file checkpoint carries no tokenizer").with_help(
-            "add --tokenizer DIR with CLIP's vocab.json and merges.txt, such as the tokenizer folder of any Stable \
-             Diffusion in diffusers' layout",
+            "run conjure models tokenizer once, or add --tokenizer DIR with CLIP's vocab.json and merges.txt",
         ));
     }
     let first = load_tokenizer(&folder("tokenizer"), &config.text_encoder)?;
     let second = match &config.text_encoder_2 {
-        None => None,
-        // The two differ in their padding only.
-        Some(encoder) if given.is_some() || !path.is_dir() => {
-            let tokenizer = load_tokenizer(&folder("tokenizer_2"), encoder)?;
-            Some(tokenizer.with_padding("!")?)
-        }
         Some(encoder) => Some(load_tokenizer(&folder("tokenizer_2"), encoder)?),
+        None => None,
     };
-    Ok(Tokenizers { first, second })
+    // OpenCLIP's encoders were trained with "!" after the text, where CLIP's repeats the end token. A folder's own
+    // tokenizer says so itself; one that was named for a single file is CLIP's.
+    let padded = |tokenizer: ClipTokenizer, open_clip: bool| {
+        if single && open_clip { tokenizer.with_padding("!") } else { Ok(tokenizer) }
+    };
+    Ok(Tokenizers {
+        first: padded(first, config.family() == Family::StableDiffusion2)?,
+        second: second.map(|tokenizer| padded(tokenizer, true)).transpose()?,
+    })
 }
 
 fn load_tokenizer(folder: &Path, encoder: &ClipTextConfig) -> Result<ClipTokenizer> {

@@ -10,7 +10,7 @@ use crate::image_file::{Picture, Recipe};
 use conjure_core::probe::NoProbe;
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::{Error, Result, Tensor, weights};
-use conjure_models::stable_diffusion::StableDiffusion;
+use conjure_models::stable_diffusion::{Sources, StableDiffusion};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,7 @@ pub struct Pipeline {
     pub(super) scheduler: SchedulerConfig,
     pub(super) path: String,
     pub(super) tokenizer_path: Option<PathBuf>,
+    pub(super) sources: Sources,
     /// The model's files; `None` for the built-in model.
     pub(super) file: Option<PathBuf>,
     pub(super) digest: OnceLock<String>,
@@ -88,6 +89,10 @@ impl Pipeline {
     /// [`Error::Request`] and [`Error::File`] before work begins; [`Error::Cancelled`] when `on_event` says so;
     /// [`Error::Failure`] when a value becomes NaN.
     pub fn generate(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
+        self.work(request, on_event).map_err(|error| self.explained(error))
+    }
+
+    fn work(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
         request.validate()?;
         self.check(request)?;
         let seed = request.seed.unwrap_or_else(random_seed);
@@ -135,6 +140,21 @@ impl Pipeline {
             None => None,
         };
         Ok(Generation { outputs, strip, latents })
+    }
+
+    /// A failure of the numbers, with the broken weights named if these are the reason.
+    fn explained(&self, error: Error) -> Error {
+        if !matches!(error, Error::Failure { .. }) {
+            return error;
+        }
+        for component in ["text_encoder", "text_encoder_2", "unet", "vae"] {
+            let Some(source) = self.sources.get(component) else { continue };
+            if let Err(broken) = weights::scan_finite(source.as_ref()) {
+                return Error::failure(format!("{error}: the weights of the {component} are broken: {broken}"))
+                    .with_help("download the model again, or choose another");
+            }
+        }
+        error
     }
 
     /// Refuses what this model cannot do.

@@ -81,16 +81,16 @@ impl ImageRequest {
             ..Self::default()
         };
         for (name, value) in &recipe.settings {
-            let known = match (name.as_str(), value) {
-                ("eta", Value::Number(eta)) => eta.as_f64().map(|eta| request.eta = eta),
-                ("clip-skip", Value::Number(skip)) => skip.as_u64().map(|skip| request.clip_skip = skip as usize),
-                ("tiled", Value::Bool(tiled)) => Some(request.tiled = *tiled),
-                _ => None,
-            };
-            known.ok_or_else(|| {
-                Error::request(format!("the recipe has the setting {name} = {value}, which this version does not know"))
-                    .with_help(format!("use Conjure {} or later", recipe.version))
-            })?;
+            match (name.as_str(), value, value.as_f64(), value.as_u64()) {
+                ("eta", _, Some(eta), _) => request.eta = eta,
+                ("clip-skip", _, _, Some(layers)) => request.clip_skip = layers as usize,
+                ("tiled", Value::Bool(tiled), ..) => request.tiled = *tiled,
+                _ => {
+                    let message =
+                        format!("the recipe has the setting {name} = {value}, which this version does not know");
+                    return Err(Error::request(message).with_help(format!("use Conjure {} or later", recipe.version)));
+                }
+            }
         }
         request.validate()?;
         if recipe.index >= recipe.batch {

@@ -1,0 +1,202 @@
+//! What a model is, what it needs, and what is wrong with it; no memory is taken for its weights.
+
+use super::open::Opened;
+use conjure_core::weights::{self, Fit, TensorSource};
+use conjure_core::{DType, Result};
+use conjure_models::stable_diffusion::StableDiffusion;
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Names shown of a longer list.
+const SHOWN: usize = 8;
+
+/// An explanation of a model, for people ([`fmt::Display`]) and machines ([`Serialize`]).
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub family: String,
+    /// The scheduler that its config names.
+    pub scheduler: Option<String>,
+    /// What the U-Net predicts: `epsilon`, `v_prediction` or `sample`.
+    pub prediction_type: Option<String>,
+    /// Whether it repaints masked parts of pictures.
+    pub inpainting: bool,
+    /// Its parts; a single one for a file that holds no whole model.
+    pub components: Vec<Component>,
+    /// Elements of all weights.
+    pub parameters: usize,
+    /// Bytes of all weights as they are stored.
+    pub stored_bytes: usize,
+    /// Bytes of memory that all weights take when loaded, as f32.
+    pub memory_bytes: usize,
+    /// Why it cannot be used; empty if it can.
+    pub problems: Vec<String>,
+}
+
+/// A part of a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Component {
+    /// Its folder's name in diffusers' layout.
+    pub name: String,
+    /// What its tensors' names say it is.
+    pub family: Option<String>,
+    /// Element type of most weights.
+    pub precision: String,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Elements of all its weights.
+    pub parameters: usize,
+    /// Bytes as stored.
+    pub stored_bytes: usize,
+    /// Tensors that the model asks for and the file lacks.
+    pub missing: Vec<String>,
+    /// Tensors that the file has and the model does not ask for; they are ignored.
+    pub unexpected: Vec<String>,
+    /// Tensors of another shape than the model asks for, with both shapes.
+    pub misshapen: Vec<String>,
+    /// The likely reason why the tensors do not fit.
+    pub cause: Option<String>,
+}
+
+impl Component {
+    fn new(name: &str, source: &dyn TensorSource, fit: Fit) -> Self {
+        let description = weights::describe(source);
+        let misshapen = fit
+            .misshapen
+            .iter()
+            .map(|m| format!("{} is {:?}, not {:?}", m.name, m.stored.dims(), m.asked.dims()))
+            .collect();
+        Self {
+            name: name.to_owned(),
+            family: description.family,
+            precision: description.precisions.first().map_or("none", |(dtype, _)| DType::as_str(dtype)).to_owned(),
+            tensors: description.tensors,
+            parameters: description.parameters,
+            stored_bytes: description.stored_bytes,
+            missing: fit.missing,
+            unexpected: fit.unexpected,
+            misshapen,
+            cause: fit.cause,
+        }
+    }
+}
+
+impl Inspection {
+    /// Looks at a diffusers folder, a single-file checkpoint, or the weights of one component.
+    ///
+    /// # Errors
+    /// Nothing there, a damaged file, a folder that is no model.
+    pub fn new(path: &Path) -> Result<Self> {
+        let opened = match Opened::new(path) {
+            Ok(opened) => opened,
+            // Not a whole model: the weights may still say what they are.
+            Err(error) => match weights::open(path) {
+                Ok(source) => return Ok(Self::part(path, source.as_ref(), error.to_string())),
+                Err(_) => return Err(error),
+            },
+        };
+        let Opened { config, sources } = &opened;
+        let mut components = Vec::new();
+        for (name, asked) in StableDiffusion::outline(config)? {
+            if let Some(source) = sources.get(name) {
+                components.push(Component::new(name, source.as_ref(), weights::check(&asked, source.as_ref())));
+            }
+        }
+        let text = |key: &str| config.scheduler.get(key).and_then(Value::as_str).map(str::to_owned);
+        let problems = components.iter().filter_map(problem).collect();
+        Ok(Self {
+            path: path.to_path_buf(),
+            family: config.family().name().to_owned(),
+            scheduler: text("_class_name"),
+            prediction_type: Some(text("prediction_type").unwrap_or_else(|| "epsilon".to_owned())),
+            inpainting: config.is_inpainting(),
+            problems,
+            ..Self::sum(components)
+        })
+    }
+
+    fn part(path: &Path, source: &dyn TensorSource, problem: String) -> Self {
+        let components = vec![Component::new("weights", source, Fit::default())];
+        let family = components[0].family.clone().unwrap_or_else(|| "weights of an unknown model".to_owned());
+        Self { path: path.to_path_buf(), family, problems: vec![problem], ..Self::sum(components) }
+    }
+
+    fn sum(components: Vec<Component>) -> Self {
+        let total = |of: fn(&Component) -> usize| components.iter().map(of).sum();
+        let parameters = total(|c| c.parameters);
+        Self {
+            path: PathBuf::new(),
+            family: String::new(),
+            scheduler: None,
+            prediction_type: None,
+            inpainting: false,
+            parameters,
+            stored_bytes: total(|c| c.stored_bytes),
+            memory_bytes: parameters * size_of::<f32>(),
+            components,
+            problems: Vec::new(),
+        }
+    }
+}
+
+fn problem(component: &Component) -> Option<String> {
+    let (missing, misshapen) = (component.missing.len(), component.misshapen.len());
+    if missing + misshapen == 0 {
+        return None;
+    }
+    let cause = component.cause.as_deref().map(|cause| format!("; {cause}")).unwrap_or_default();
+    Some(format!("{}: {missing} tensors missing, {misshapen} of another shape{cause}", component.name))
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let painting = if self.inpainting { ", for inpainting" } else { "" };
+        writeln!(f, "{}: {}{painting}", self.path.display(), self.family)?;
+        if let Some(scheduler) = &self.scheduler {
+            writeln!(f, "  scheduler   {scheduler}")?;
+        }
+        if let Some(prediction) = &self.prediction_type {
+            writeln!(f, "  prediction  {prediction}")?;
+        }
+        writeln!(f, "  size        {} stored, {} parameters", bytes(self.stored_bytes), self.parameters)?;
+        writeln!(f, "  memory      {} for the weights as f32, and the work's own", bytes(self.memory_bytes))?;
+        for c in &self.components {
+            write!(
+                f,
+                "  {:<15} {:>12} parameters  {:<4} {:>9}",
+                c.name,
+                c.parameters,
+                c.precision,
+                bytes(c.stored_bytes)
+            )?;
+            match &c.family {
+                Some(family) => writeln!(f, "  {family}")?,
+                None => writeln!(f)?,
+            }
+            for (what, names) in
+                [("missing", &c.missing), ("of another shape", &c.misshapen), ("not asked for, ignored", &c.unexpected)]
+            {
+                if !names.is_empty() {
+                    writeln!(f, "    {} {what}:", names.len())?;
+                    names.iter().take(SHOWN).try_for_each(|name| writeln!(f, "      {name}"))?;
+                }
+                if names.len() > SHOWN {
+                    writeln!(f, "      ... and {} more", names.len() - SHOWN)?;
+                }
+            }
+        }
+        self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))
+    }
+}
+
+fn bytes(n: usize) -> String {
+    match n {
+        0..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
