@@ -1,7 +1,8 @@
 //! Damaged copies of valid files: every reader answers with a value or an error, never with a panic.
 
+use crate::fuzz_bodies;
 use conjure::image_file::{Picture, png_recipe};
-use conjure::tokens::{ClipTokenizer, Prompt};
+use conjure::tokens::ClipTokenizer;
 use conjure_core::rng::{Generator, keyed};
 use std::path::Path;
 
@@ -11,14 +12,12 @@ fn damaged(bytes: &[u8], name: &str, count: usize) -> Vec<Vec<u8>> {
     let mut below = move |n: usize| (random.uniform(1)[0] * n as f32) as usize % n.max(1);
     let copies = (0..count).map(|_| {
         let mut copy = bytes.to_vec();
+        let from = below(bytes.len());
+        let stretch = from..(from + 1 + below(64)).min(bytes.len());
         match below(4) {
-            0 => copy.truncate(below(bytes.len())),
-            1 => drop(copy.drain(below(bytes.len())..).take(below(64)).collect::<Vec<_>>()),
-            2 => {
-                let from = below(bytes.len());
-                let stretch = bytes[from..(from + below(64)).min(bytes.len())].to_vec();
-                copy.splice(from..from, stretch);
-            }
+            0 => copy.truncate(from),
+            1 => drop(copy.drain(stretch)),
+            2 => drop(copy.splice(from..from, bytes[stretch].iter().copied())),
             _ => (0..1 + below(8)).for_each(|_| copy[below(bytes.len())] = below(256) as u8),
         }
         copy
@@ -27,28 +26,32 @@ fn damaged(bytes: &[u8], name: &str, count: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn damage_is_of_every_kind() {
+    let bytes: Vec<u8> = (0..200).collect();
+    let copies = damaged(&bytes, "kinds", 100);
+    let count = |is: &dyn Fn(&Vec<u8>) -> bool| copies.iter().filter(|copy| is(copy)).count();
+    assert!(count(&|c| c.len() > 200) > 10, "a stretch doubled");
+    assert!(count(&|c| c.len() < 200 && c.last() == Some(&199)) > 10, "a stretch cut out");
+    assert!(count(&|c| bytes.starts_with(c)) > 10, "the end missing");
+    assert!(count(&|c| c.len() == 200 && *c != bytes) > 10, "bytes changed");
+}
+
+#[test]
 fn tokenizer_files() {
     let saved = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip_tokenizer");
     ClipTokenizer::load(&fixture).unwrap().save(saved.path()).unwrap();
     let (mut opened, mut refused) = (0, 0);
-    let mut attempt = || match ClipTokenizer::load(saved.path()) {
-        Ok(tokenizer) => {
-            let _ = tokenizer.encode_window("A lighthouse, café 夜 <|endoftext|>!");
-            opened += 1;
-        }
-        Err(error) => {
-            assert!(!error.to_string().is_empty());
-            refused += 1;
-        }
-    };
     // The combined file is read first, so it goes before the separate ones are damaged.
-    for name in ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"] {
+    for name in fuzz_bodies::TOKENIZER_FILES {
         let path = saved.path().join(name);
         let valid = std::fs::read(&path).unwrap();
         for copy in damaged(&valid, name, 60) {
             std::fs::write(&path, copy).unwrap();
-            attempt();
+            match fuzz_bodies::tokenizer_folder(saved.path()) {
+                true => opened += 1,
+                false => refused += 1,
+            }
         }
         if name == "tokenizer.json" {
             std::fs::remove_file(&path).unwrap();
@@ -60,29 +63,33 @@ fn tokenizer_files() {
 }
 
 #[test]
+fn tokenizer_files_joined_as_the_fuzzer_sees_them() {
+    let saved = tempfile::tempdir().unwrap();
+    ClipTokenizer::tiny().save(saved.path()).unwrap();
+    let files = fuzz_bodies::TOKENIZER_FILES.map(|name| std::fs::read(saved.path().join(name)).unwrap());
+    for data in damaged(&files.join(&0xff), "joined", 20) {
+        fuzz_bodies::tokenizer(&data);
+    }
+}
+
+#[test]
 fn png_files() {
     let texts = [("parameters", "a cat\nSteps: 20".to_owned()), ("conjure", "{\"prompt\":\"夜\"}".to_owned())];
     let mut png = Vec::new();
     png_recipe::encode(&mut png, &Picture::filled(9, 7, [1, 2, 3]), &texts).unwrap();
     assert_eq!(png_recipe::texts_from_bytes(&png).unwrap().len(), 2);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.png");
-    let mut refused = 0;
-    for copy in damaged(&png, "png", 300) {
-        refused += usize::from(png_recipe::texts_from_bytes(&copy).is_err());
-        std::fs::write(&path, copy).unwrap();
-        let _ = Picture::read(&path);
-    }
+    let refused = damaged(&png, "png", 300).iter().filter(|copy| !fuzz_bodies::png(copy)).count();
     assert!(refused > 100, "{refused} refused");
+    for text in [&b"\0conjure\0{\"format\":1}"[..], b"\x01conjure\0\0x\x9c", b"\x02conjure\0\0\0de\0Rezept\0{}"] {
+        damaged(text, "text", 100).iter().for_each(|copy| fuzz_bodies::png_text(copy));
+    }
 }
 
 #[test]
 fn prompts() {
     let prompt = r"a (red:1.3) [cat], ((x) y:0.5) BREAK \(literal\) 夜 :) (a [b) <|endoftext|>";
     let tokenizer = ClipTokenizer::tiny();
-    for copy in damaged(prompt.as_bytes(), "prompt", 500) {
-        if let Ok(prompt) = Prompt::parse(&String::from_utf8_lossy(&copy)) {
-            assert!(!prompt.encode(&tokenizer).unwrap().is_empty());
-        }
-    }
+    let copies = damaged(prompt.as_bytes(), "prompt", 500);
+    let encoded = copies.iter().filter(|copy| fuzz_bodies::prompt(&tokenizer, copy)).count();
+    assert!(encoded > 400, "{encoded} of 500 encoded");
 }

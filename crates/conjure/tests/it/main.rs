@@ -1,5 +1,7 @@
 //! The library as its users see it, against the reference implementations' results.
 
 mod clip_tokenizer;
+#[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
+mod fuzz_bodies;
 mod hostile_files;
 mod stable_diffusion;
