@@ -59,7 +59,7 @@ fn linear_agrees_with_its_twin() {
     for (shape, out) in [(vec![7], 3), (vec![1, 300], 5), (vec![5, 64], 33), (vec![2, 3, 65], 70), (vec![2, 0, 4], 3)] {
         let features = *shape.last().unwrap();
         let empty = shape.contains(&0);
-        let inputs = vec![numbers(&shape, 1.0, 1), numbers(&[out, features], 1.0, 2), numbers(&[out], 1.0, 3)];
+        let inputs = [numbers(&shape, 1.0, 1), numbers(&[out, features], 1.0, 2), numbers(&[out], 1.0, 3)];
         for bias in [true, false] {
             let case = Case {
                 name: format!("linear {shape:?} {out}"),
