@@ -8,13 +8,18 @@ along its rows, without taking memory (stride 0 over the columns). So the conver
 tensor, which rows, transposed or not.
 
 Lines: component, our name, shape, original name, original shape, first row.
+
+The tiny_* files hold small models with real numbers, under original names as a file that users have, and as diffusers'
+conversion names and cuts them (`component/name`). All numbers come from one short row, repeated, so that they pack well.
 """
 
+import collections
 import gzip
+import io
 import pathlib
 import re
-from contextlib import nullcontext
 
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as official
@@ -56,6 +61,8 @@ def sub(name, *rules):
 def original_unet(wanted, config):
     """Names as in the authors' files, by inverting diffusers' rules; that diffusers' conversion finds all is checked below."""
     ups = config.get("up_block_types", [U, CU, CU, CU])
+    layers = config.get("layers_per_block", 2)
+    place = layers + 1
     resnet = [
         (r"\.norm1\.", ".in_layers.0."), (r"\.conv1\.", ".in_layers.2."), (r"\.time_emb_proj\.", ".emb_layers.1."),
         (r"\.norm2\.", ".out_layers.0."), (r"\.conv2\.", ".out_layers.3."), (r"\.conv_shortcut\.", ".skip_connection."),
@@ -64,12 +71,12 @@ def original_unet(wanted, config):
     for name, shape in wanted.items():
         old = sub(name, *(resnet if "resnets" in name else []))
         old = re.sub(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)",
-                     lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{int(m[2] == 'attentions')}", old)  # fmt: skip
+                     lambda m: f"input_blocks.{place * int(m[1]) + int(m[3]) + 1}.{int(m[2] == 'attentions')}", old)  # fmt: skip
         old = re.sub(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)",
-                     lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{int(m[2] == 'attentions')}", old)  # fmt: skip
-        old = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op", old)
+                     lambda m: f"output_blocks.{place * int(m[1]) + int(m[3])}.{int(m[2] == 'attentions')}", old)  # fmt: skip
+        old = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{place * (int(m[1]) + 1)}.0.op", old)
         old = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0",
-                     lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 + int(ups[int(m[1])] == CU)}", old)  # fmt: skip
+                     lambda m: f"output_blocks.{place * int(m[1]) + layers}.{1 + int(ups[int(m[1])] == CU)}", old)  # fmt: skip
         old = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}", old)
         old = old.replace("mid_block.attentions.0", "middle_block.1")
         old = sub(old, (r"^conv_in", "input_blocks.0.0"), (r"^conv_norm_out", "out.0"), (r"^conv_out", "out.2"),
@@ -79,10 +86,11 @@ def original_unet(wanted, config):
     return table
 
 
-def original_vae(wanted):
+def original_vae(wanted, config):
+    last = len(config["block_out_channels"]) - 1
     table = {}
     for name, shape in wanted.items():
-        old = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}", name)
+        old = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{last - int(m[1])}", name)
         old = sub(old, (r"down_blocks", "down"), (r"(down|up)samplers\.0", r"\1sample"), (r"conv_norm_out", "norm_out"),
                   (r"conv_shortcut", "nin_shortcut"), (r"mid_block\.attentions\.0", "mid.attn_1"),
                   (r"group_norm", "norm"), (r"\.to_([qkv])\.", r".\1."), (r"to_out\.0", "proj_out"))  # fmt: skip
@@ -95,7 +103,9 @@ def original_vae(wanted):
 
 def original_open_clip(config, prefix):
     h, f = config["hidden_size"], config["intermediate_size"]
-    table = {"token_embedding.weight": (49408, h), "positional_embedding": (77, h), "text_projection": (h, h),
+    vocabulary, positions = config.get("vocab_size", 49408), config.get("max_position_embeddings", 77)
+    table = {"token_embedding.weight": (vocabulary, h), "positional_embedding": (positions, h),
+             "text_projection": (h, config["projection_dim"]),
              "ln_final.weight": (h,), "ln_final.bias": (h,), "logit_scale": ()}  # fmt: skip
     for i in range(config["num_hidden_layers"]):
         layer = {"ln_1": (h,), "ln_2": (h,), "attn.out_proj": (h, h), "mlp.c_fc": (f, h), "mlp.c_proj": (h, f)}
@@ -120,7 +130,7 @@ def marked(table):
 
 
 def text_model(config, projection):
-    config = CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **config)
+    config = CLIPTextConfig(**{"vocab_size": 49408, "max_position_embeddings": 77} | config)
     with torch.device("meta"):
         return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
@@ -131,57 +141,147 @@ def full_names(names):
     return {wrap(k): v for k, v in names.items()}
 
 
-def main():
-    OUT.mkdir(parents=True, exist_ok=True)
-    official.is_accelerate_available = lambda: False
+def original_table(name, wanted, unet_config, vae_config, encoders):
+    """Original names and shapes of everything in a file of this family, and the text encoders' wanted shapes."""
+    table = original_unet(wanted["unet"], unet_config) | original_vae(wanted["vae"], vae_config)
+    if "sd2" in name:
+        open_clip_h = encoders["open_clip_h"]
+        used = min(open_clip_h["num_hidden_layers"], 23)
+        wanted["text_encoder"] = full_names(shapes(text_model(open_clip_h | {"num_hidden_layers": used}, False)))
+        table |= original_open_clip(open_clip_h, "cond_stage_model.model.")
+    else:
+        wanted["text_encoder"] = full_names(shapes(text_model(encoders["clip_l"], False)))
+        prefix = "conditioner.embedders.0.transformer." if "sdxl" in name else "cond_stage_model.transformer."
+        table |= {prefix + k: v for k, v in wanted["text_encoder"].items()}
+    if "sdxl" in name:
+        wanted["text_encoder_2"] = full_names(shapes(text_model(encoders["open_clip_g"], True)))
+        table |= original_open_clip(encoders["open_clip_g"], "conditioner.embedders.1.model.")
+    return table
+
+
+def convert(name, file, unet, vae, encoders):
+    """What diffusers makes of a file: the tensors of each component."""
+    converted = {
+        "unet": official.convert_ldm_unet_checkpoint(dict(file), dict(unet.config)),
+        "vae": official.convert_ldm_vae_checkpoint(dict(file), dict(vae.config)),
+    }
+    if "sd2" in name:
+        model = text_model(encoders["open_clip_h"], False)
+        text = official.convert_open_clip_checkpoint(model, dict(file), "cond_stage_model.model.")
+    else:
+        text = official.convert_ldm_clip_checkpoint(dict(file))
+    converted["text_encoder"] = full_names(text)
+    if "sdxl" in name:
+        model = text_model(encoders["open_clip_g"], True)
+        text = official.convert_open_clip_checkpoint(model, dict(file), "conditioner.embedders.1.model.")
+        converted["text_encoder_2"] = full_names(text)
+    return converted
+
+
+def full_size():
+    encoders = {"clip_l": CLIP_L, "open_clip_h": OPEN_CLIP_H, "open_clip_g": OPEN_CLIP_G}
     for name, unet_config in UNETS.items():
         with torch.device("meta"):
             unet, vae = UNet2DConditionModel(**unet_config), AutoencoderKL(**VAE)
         wanted = {"unet": shapes(unet), "vae": shapes(vae)}
-        table = original_unet(wanted["unet"], unet_config) | original_vae(wanted["vae"])
-        if name == "sd21":
-            wanted["text_encoder"] = full_names(shapes(text_model(OPEN_CLIP_H | {"num_hidden_layers": 23}, False)))
-            table |= original_open_clip(OPEN_CLIP_H, "cond_stage_model.model.")
-        else:
-            wanted["text_encoder"] = full_names(shapes(text_model(CLIP_L, False)))
-            prefix = "conditioner.embedders.0.transformer." if name == "sdxl_base" else "cond_stage_model.transformer."
-            table |= {prefix + k: v for k, v in wanted["text_encoder"].items()}
-        if name == "sdxl_base":
-            big = text_model(OPEN_CLIP_G, True)
-            wanted["text_encoder_2"] = full_names(shapes(big))
-            table |= original_open_clip(OPEN_CLIP_G, "conditioner.embedders.1.model.")
-
-        file = marked(table)
+        table = original_table(name, wanted, unet_config, VAE, encoders)
         names = sorted(table)
-        converted = {
-            "unet": official.convert_ldm_unet_checkpoint(dict(file), dict(unet.config)),
-            "vae": official.convert_ldm_vae_checkpoint(dict(file), dict(vae.config)),
-        }
-        if name == "sd21":
-            model = text_model(OPEN_CLIP_H, False)
-            converted["text_encoder"] = official.convert_open_clip_checkpoint(model, dict(file), "cond_stage_model.model.")
-        else:
-            converted["text_encoder"] = official.convert_ldm_clip_checkpoint(dict(file))
-        if name == "sdxl_base":
-            prefix = "conditioner.embedders.1.model."
-            converted["text_encoder_2"] = official.convert_open_clip_checkpoint(big, dict(file), prefix)
-
+        converted = convert(name, marked(table), unet, vae, encoders)
         kind = official.infer_diffusers_model_type({k: torch.empty(v, device="meta") for k, v in table.items()})
+        text = lambda s: ",".join(map(str, s))
         lines = []
         for component, shapes_wanted in wanted.items():
-            got = {k: v for k, v in full_names(converted[component]).items()} if "text" in component else converted[component]
+            got = converted[component]
             assert set(got) == set(shapes_wanted), sorted(set(got) ^ set(shapes_wanted))[:8]
             for key, shape in sorted(shapes_wanted.items()):
                 assert tuple(got[key].shape) == shape, (key, got[key].shape, shape)
                 index, row = divmod(int(got[key].flatten()[0]), STEP)
                 old = names[index]
-                text = lambda s: ",".join(map(str, s))
                 lines.append(f"{component} {key} {text(shape)} {old} {text(table[old])} {row}")
         used = {line.split()[3] for line in lines}
         lines += [f"unused - - {k} {','.join(map(str, table[k])) or 'scalar'} 0" for k in names if k not in used]
         path = OUT / f"{name}.gz"
         path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
         print(path.name, path.stat().st_size, kind, len(lines), "unused", sum(line.startswith("unused") for line in lines))
+
+
+# Small, and yet what the shapes of a single file are enough for: norms have 32 groups, linear projections heads of 64.
+TINY_TEXT = dict(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1, projection_dim=64, vocab_size=40,
+    max_position_embeddings=8,
+)  # fmt: skip
+TINY_ENCODERS = {
+    "clip_l": TINY_TEXT,
+    "open_clip_h": TINY_TEXT | {"projection_dim": 48},
+    "open_clip_g": TINY_TEXT | {"hidden_size": 128, "num_attention_heads": 2, "projection_dim": 48},
+}
+TINY_UNETS = {
+    "tiny_sd1": dict(
+        down_block_types=[CD, CD, D], up_block_types=[U, CU, CU], block_out_channels=[32, 32, 64], layers_per_block=1,
+        attention_head_dim=8, cross_attention_dim=64,
+    ),
+    "tiny_sd2": dict(
+        down_block_types=[CD, D], up_block_types=[U, CU], block_out_channels=[64, 64], layers_per_block=2,
+        attention_head_dim=[1, 1], cross_attention_dim=64, use_linear_projection=True,
+    ),
+    "tiny_sdxl": dict(
+        down_block_types=[D, CD], up_block_types=[CU, U], block_out_channels=[64, 128], layers_per_block=1,
+        attention_head_dim=[1, 2], transformer_layers_per_block=[1, 2], cross_attention_dim=192,
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=6 * 256 + 48,
+    ),
+}  # fmt: skip
+TINY_VAE = dict(
+    block_out_channels=[32, 64], layers_per_block=1, latent_channels=4,
+    down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+)  # fmt: skip
+
+
+def numbers(table):
+    """A different stretch of one repeated row for every tensor; scales around 1 for norms."""
+    row = torch.randn(4099, generator=torch.Generator().manual_seed(0)) * 0.1
+    tensors = {}
+    for i, (name, shape) in enumerate(sorted(table.items())):
+        n = torch.Size(shape).numel()
+        values = row.roll(37 * i).repeat(n // len(row) + 1)[:n].reshape(shape)
+        is_norm = len(shape) == 1 and name.endswith("weight")
+        tensors[name] = (values + 1.0 if is_norm else values).half()
+    return tensors
+
+
+def packed(path, content):
+    path.write_bytes(gzip.compress(content, mtime=0))
+    print(path.name, len(content), "packed", path.stat().st_size)
+
+
+def tiny():
+    for name, unet_config in TINY_UNETS.items():
+        with torch.device("meta"):
+            unet, vae = UNet2DConditionModel(**unet_config), AutoencoderKL(**TINY_VAE)
+        wanted = {"unet": shapes(unet), "vae": shapes(vae)}
+        file = numbers(original_table(name, wanted, unet_config, TINY_VAE, TINY_ENCODERS))
+        converted = {
+            f"{component}/{key}": value.contiguous().clone()
+            for component, tensors in convert(name, file, unet, vae, TINY_ENCODERS).items()
+            for key, value in tensors.items()
+        }
+        assert set(converted) == {f"{component}/{key}" for component in wanted for key in wanted[component]}
+        packed(OUT / f"{name}.expected.safetensors.gz", safetensors.torch.save(converted))
+        if name == "tiny_sd1":
+            # As the first checkpoints were published: the weights beside what the training program kept.
+            state = {"epoch": 3, "global_step": 470000, "state_dict": collections.OrderedDict(file), "lr_schedulers": []}
+            whole = io.BytesIO()
+            torch.save(state, whole)
+            packed(OUT / f"{name}.ckpt.gz", whole.getvalue())
+        else:
+            packed(OUT / f"{name}.safetensors.gz", safetensors.torch.save(file))
+
+
+def main():
+    OUT.mkdir(parents=True, exist_ok=True)
+    official.is_accelerate_available = lambda: False
+    full_size()
+    tiny()
 
 
 main()

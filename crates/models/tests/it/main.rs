@@ -3,5 +3,6 @@
 mod autoencoder_kl;
 mod clip_text;
 mod fixture;
+mod single_file;
 mod stable_diffusion;
 mod unet_2d_condition;
