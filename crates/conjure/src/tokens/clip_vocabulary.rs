@@ -194,6 +194,26 @@ mod tests {
         assert_eq!((vocabulary[START_OF_TEXT], vocabulary[END_OF_TEXT]), (514, 515));
     }
 
+    #[test]
+    fn a_file_of_the_real_size_gives_clips_ids() -> Result<()> {
+        // Every pair of byte symbols in a row of its own: like the published file, more merges than CLIP uses.
+        let symbols = byte_symbols();
+        let pair = |n: usize| (symbols[n / 256], symbols[n % 256]);
+        let lines: String = (0..65_536).map(pair).map(|(left, right)| format!("{left} {right}\n")).collect();
+        let tokenizer = from_packed(&packed(&format!("\"bpe_simple_vocab_16e6.txt#version: 0.2\n{lines}")))?;
+        assert_eq!(MERGES, 48_894);
+        assert_eq!(tokenizer.vocabulary_size(), 49_408);
+        assert_eq!((tokenizer.start_id(), tokenizer.end_id()), (49_406, 49_407));
+        // The first merge has the first id after the symbols and their ends, the last that is used the one before the marks.
+        let token = |id: u32| tokenizer.token(id).unwrap_or_default();
+        assert_eq!((token(512), token(513)), ("!!".to_owned(), "!\"".to_owned()));
+        let (left, right) = pair(48_893);
+        assert_eq!(token(49_405), format!("{left}{right}"));
+        let window = tokenizer.encode_window("")?;
+        assert_eq!((window.len(), window[0], window[76]), (77, 49_406, 49_407));
+        Ok(())
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_wheel_becomes_a_cached_tokenizer() -> Result<()> {
