@@ -116,8 +116,8 @@ impl ResnetBlock {
     pub fn forward(&self, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
         let time = match (&self.time_emb_proj, temb) {
             (Some(project), Some(temb)) => {
-                let time = project.forward(&ops::silu(temb)?)?; // (batch, projected)
-                Some(time.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?) // (batch, projected, 1, 1)
+                let time = project.forward(&ops::silu(temb)?)?; // (batch or 1, projected)
+                Some(time.broadcast_as((x.dim(0)?, time.dim(1)?))?) // (batch, projected)
             }
             (None, None) => None,
             (Some(_), None) => return Err(Error::request("resnet block: it needs a time embedding, and got none")),
@@ -126,17 +126,17 @@ impl ResnetBlock {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?; // (batch, out_channels, h, w)
         let h = match (time, self.config.time_embedding_norm) {
             (None, _) => self.norm2.forward_silu(&h)?,
-            (Some(time), TimeEmbeddingNorm::Add) => self.norm2.forward_silu(&h.broadcast_add(&time)?)?,
+            (Some(time), TimeEmbeddingNorm::Add) => self.norm2.forward_silu(&ops::add_channels(&h, &time)?)?,
             (Some(time), TimeEmbeddingNorm::ScaleShift) => {
-                let parts = time.chunk(2, 1)?; // scale and shift, each (batch, out_channels, 1, 1)
+                let parts = time.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?.chunk(2, 1)?; // scale and shift, each (batch, out_channels, 1, 1)
                 let h = self.norm2.forward(&h)?.broadcast_mul(&(&parts[0] + 1.0)?)?.broadcast_add(&parts[1])?;
                 ops::silu(&h)?
             }
         };
         let h = self.conv2.forward(&h)?;
         let y = match &self.conv_shortcut {
-            Some(shortcut) => (shortcut.forward(x)? + h)?,
-            None => (x + h)?,
+            Some(shortcut) => ops::add(&shortcut.forward(x)?, &h)?,
+            None => ops::add(x, &h)?,
         };
         let scale = self.config.output_scale_factor;
         if scale == 1.0 { Ok(y) } else { Ok((y / scale)?) }

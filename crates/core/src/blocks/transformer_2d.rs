@@ -99,9 +99,9 @@ impl BasicTransformerBlock {
         probe: &mut dyn Probe,
     ) -> Result<Tensor> {
         let own_context = self.only_cross_attention.then_some(context);
-        let x = (x + self.attn1.forward(&self.norm1.forward(x)?, own_context, None, probe)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, Some(context), mask, probe)?)?;
-        Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
+        let x = ops::add(x, &self.attn1.forward(&self.norm1.forward(x)?, own_context, None, probe)?)?;
+        let x = ops::add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, Some(context), mask, probe)?)?;
+        ops::add(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
     }
 }
 
@@ -159,7 +159,7 @@ impl Transformer2d {
         let (batch, _, h, w) = x.dims4()?;
         let y = self.norm.forward(x)?;
         let mut y = match &self.proj_in {
-            Projection::Linear(linear) => linear.forward(&y.flatten_from(2)?.transpose(1, 2)?.contiguous()?)?,
+            Projection::Linear(linear) => linear.forward(&y.flatten_from(2)?.transpose(1, 2)?)?,
             Projection::Conv(conv) => conv.forward(&y)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?,
         }; // (batch, h * w, width)
         for block in &self.transformer_blocks {
@@ -172,6 +172,6 @@ impl Transformer2d {
             }
             Projection::Conv(conv) => conv.forward(&y.transpose(1, 2)?.reshape((batch, (), h, w))?)?,
         }; // (batch, channels, h, w)
-        Ok((y + x)?)
+        ops::add(&y, x)
     }
 }
