@@ -22,7 +22,7 @@ pub use tiled::Tiling;
 use conjure_core::blocks::{
     Attention, AttentionConfig, Conv2d, Downsample, GroupNorm, ResnetBlock, ResnetBlockConfig, Upsample,
 };
-use conjure_core::ops::Conv2dSpec;
+use conjure_core::ops::{self, Conv2dSpec};
 use conjure_core::probe::{Probe, Quantity};
 use conjure_core::weights::Params;
 use conjure_core::{Result, Tensor};
@@ -84,7 +84,7 @@ impl MapAttention {
         let tokens = tokens.transpose(1, 2)?.contiguous()?; // (batch, h * w, channels)
         let y = self.attention.forward(&tokens, None, None, probe)?;
         let y = y.transpose(1, 2)?.reshape((batch, channels, h, w))?;
-        Ok((x + y)?)
+        ops::add(x, &y)
     }
 }
 

@@ -13,6 +13,7 @@
 //! model with exact GELU. Diffusers cuts the last of ViT-H's 24 layers off and so takes the penultimate one by config;
 //! SDXL takes the penultimate one by [`ClipText::features`].
 
+use crate::bounds::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::blocks::{Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
 use conjure_core::probe::{Probe, Quantity};
 use conjure_core::weights::Params;
@@ -178,16 +179,14 @@ impl ClipTextConfig {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            if value == 0 {
-                return Err(Error::request(format!("{name} is 0")));
-            }
+            bounds::check(name, value, MAX_FEATURES)?;
         }
-        if self.has_projection() && self.projection_dim == 0 {
-            return Err(Error::request("projection_dim is 0"));
+        bounds::check("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        if self.has_projection() {
+            bounds::check("projection_dim", self.projection_dim, MAX_FEATURES)?;
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::request(format!(
@@ -296,8 +295,8 @@ impl EncoderLayer {
     }
 
     fn forward(&self, x: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?, None, None, probe)?)?;
-        let x = (&x + self.mlp.forward(&self.layer_norm2.forward(&x)?)?)?;
+        let x = ops::add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?, None, None, probe)?)?;
+        let x = ops::add(&x, &self.mlp.forward(&self.layer_norm2.forward(&x)?)?)?;
         if probe.wants(&self.path, Quantity::Activation) {
             probe.observe(&self.path, Quantity::Activation, &x)?;
         }
@@ -491,6 +490,8 @@ mod tests {
             (r#"{"architectures": ["CLIPModel"]}"#, "architectures names \"CLIPModel\""),
             (r#"{"hidden_act": "relu"}"#, "not a CLIP text config: unknown variant `relu`"),
             (r#"{"num_hidden_layers": 0}"#, "num_hidden_layers is 0"),
+            (r#"{"num_hidden_layers": 1000000000000}"#, "num_hidden_layers is 1000000000000; at most 128"),
+            (r#"{"hidden_size": 9223372036854775808}"#, "hidden_size is 9223372036854775808; at most 1048576"),
         ] {
             let error = ClipTextConfig::from_json(text).unwrap_err().to_string();
             assert!(error.starts_with(said), "{error}");

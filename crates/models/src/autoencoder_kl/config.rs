@@ -1,5 +1,6 @@
 //! The autoencoder's `config.json`, in diffusers' words.
 
+use crate::bounds::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -41,7 +42,8 @@ pub struct AutoencoderKlConfig {
     /// Standard deviation of each latent channel, divided by while scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latents_std: Option<Vec<f64>>,
-    /// Whether the model overflows in half precision and must run in f32.
+    /// Whether the model overflows in half precision and must run in f32: without effect here, where everything is computed
+    /// in f32.
     pub force_upcast: bool,
     /// Whether a 1x1 convolution follows the encoder.
     pub use_quant_conv: bool,
@@ -167,18 +169,17 @@ impl AutoencoderKlConfig {
         for (name, value) in [
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
             ("latent_channels", self.latent_channels),
             ("norm_num_groups", self.norm_num_groups),
             ("sample_size", self.sample_size),
         ] {
-            if value == 0 {
-                return Err(Error::request(format!("{name} is 0")));
-            }
+            bounds::check(name, value, MAX_FEATURES)?;
         }
-        if let Some(channels) =
-            self.block_out_channels.iter().find(|c| **c == 0 || !c.is_multiple_of(self.norm_num_groups))
-        {
+        bounds::check("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
+        for &channels in &self.block_out_channels {
+            bounds::check("an entry of block_out_channels", channels, MAX_FEATURES)?;
+        }
+        if let Some(channels) = self.block_out_channels.iter().find(|c| !c.is_multiple_of(self.norm_num_groups)) {
             return Err(Error::request(format!(
                 "block_out_channels has {channels}, which norm_num_groups {} does not divide",
                 self.norm_num_groups
@@ -242,6 +243,8 @@ mod tests {
                 "down_block_types names \"AttnDownEncoderBlock2D\"",
             ),
             (r#"{"act_fn": "mish"}"#, "act_fn is \"mish\""),
+            (r#"{"layers_per_block": 18446744073709551615}"#, "layers_per_block is 18446744073709551615; at most 128"),
+            (r#"{"latent_channels": 9223372036854775808}"#, "latent_channels is 9223372036854775808; at most 1048576"),
             (r#"{"scaling_factor": 0}"#, "scaling_factor is 0"),
             (r#"{"latents_mean": [1.0]}"#, "latents_mean has 1 entries but latent_channels is 4"),
             (r#"{"_class_name": "VQModel"}"#, "_class_name is \"VQModel\""),

@@ -1,5 +1,6 @@
 //! The U-Net's `config.json`, in diffusers' words.
 
+use crate::bounds::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::blocks::TimeEmbeddingNorm;
 use conjure_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -161,6 +162,10 @@ impl Default for UNet2DConditionConfig {
     }
 }
 
+/// Resolutions; a picture can be halved only so often.
+const MAX_LEVELS: usize = 16;
+/// Side of a convolution's kernel.
+const MAX_KERNEL: usize = 31;
 const CROSS_DOWN: &str = "CrossAttnDownBlock2D";
 const DOWN: &str = "DownBlock2D";
 const CROSS_MID: &str = "UNetMidBlock2DCrossAttn";
@@ -275,8 +280,26 @@ impl UNet2DConditionConfig {
         if self.conv_in_kernel.is_multiple_of(2) || self.conv_out_kernel.is_multiple_of(2) {
             return Err(Error::request("conv_in_kernel and conv_out_kernel must be odd"));
         }
-        if self.in_channels == 0 || self.out_channels == 0 || self.norm_num_groups == 0 {
-            return Err(Error::request("in_channels, out_channels and norm_num_groups must be positive"));
+        for (name, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("norm_num_groups", self.norm_num_groups),
+        ] {
+            bounds::check(name, value, MAX_FEATURES)?;
+        }
+        for (name, value) in [
+            ("time_embedding_dim", self.time_embedding_dim),
+            ("time_cond_proj_dim", self.time_cond_proj_dim),
+            ("num_class_embeds", self.num_class_embeds),
+            ("addition_time_embed_dim", self.addition_time_embed_dim),
+            ("projection_class_embeddings_input_dim", self.projection_class_embeddings_input_dim),
+        ] {
+            bounds::check(name, value.unwrap_or(1), MAX_FEATURES)?;
+        }
+        bounds::check("conv_in_kernel", self.conv_in_kernel, MAX_KERNEL)?;
+        bounds::check("conv_out_kernel", self.conv_out_kernel, MAX_KERNEL)?;
+        if self.downsample_padding > MAX_KERNEL {
+            return Err(Error::request(format!("downsample_padding is {}", self.downsample_padding)));
         }
         self.levels().map(drop)
     }
@@ -284,9 +307,7 @@ impl UNet2DConditionConfig {
     /// The resolutions, finest first.
     pub(super) fn levels(&self) -> Result<Vec<Level>> {
         let n = self.down_block_types.len();
-        if n == 0 {
-            return Err(Error::request("down_block_types is empty"));
-        }
+        bounds::check("the number of down_block_types", n, MAX_LEVELS)?;
         for (name, entries) in
             [("up_block_types", self.up_block_types.len()), ("block_out_channels", self.block_out_channels.len())]
         {
@@ -313,7 +334,12 @@ impl UNet2DConditionConfig {
         let mut levels = Vec::with_capacity(n);
         for i in 0..n {
             let channels = self.block_out_channels[i];
-            if channels == 0 || !channels.is_multiple_of(self.norm_num_groups) {
+            bounds::check("an entry of block_out_channels", channels, MAX_FEATURES)?;
+            bounds::check("cross_attention_dim", cross_attention_dim[i], MAX_FEATURES)?;
+            // A resolution without transformers may state a depth of 0.
+            bounds::check("transformer_layers_per_block", transformer_layers[i].max(1), MAX_LAYERS)?;
+            bounds::check("layers_per_block", layers[i], MAX_LAYERS)?;
+            if !channels.is_multiple_of(self.norm_num_groups) {
                 return Err(Error::request(format!(
                     "block_out_channels[{i}] = {channels} does not divide into norm_num_groups = {}",
                     self.norm_num_groups
@@ -329,11 +355,8 @@ impl UNet2DConditionConfig {
                 attends_down: attends(&self.down_block_types[i], CROSS_DOWN, DOWN)?,
                 attends_up: attends(&self.up_block_types[n - 1 - i], CROSS_UP, UP)?,
             };
-            if level.heads == 0 || level.heads > channels || level.layers == 0 {
-                return Err(Error::request(format!(
-                    "{heads_name} = {} and layers_per_block = {} do not fit {channels} channels",
-                    level.heads, level.layers
-                )));
+            if level.heads == 0 || level.heads > channels {
+                return Err(Error::request(format!("{heads_name} = {} does not fit {channels} channels", level.heads)));
             }
             levels.push(level);
         }
@@ -433,6 +456,11 @@ mod tests {
         assert!(error(r#"{"act_fn": "gelu"}"#).contains("act_fn"));
         assert!(error(r#"{"norm_num_groups": 33}"#).contains("norm_num_groups = 33"));
         assert!(error(r#"{"attention_head_dim": 0}"#).contains("attention_head_dim = 0"));
+        assert!(error(r#"{"block_out_channels": [4611686018427387904, 32, 32, 32]}"#).contains("at most 1048576"));
+        assert!(error(r#"{"transformer_layers_per_block": 1000000000000}"#).contains("at most 128"));
+        assert!(error(r#"{"layers_per_block": 0}"#).contains("layers_per_block is 0"));
+        assert!(error(r#"{"conv_in_kernel": 1048577}"#).contains("at most 31"));
+        assert!(error(r#"{"down_block_types": []}"#).contains("down_block_types is 0"));
         assert!(error(r#"{"addition_embed_type": "text_time"}"#).contains("addition_time_embed_dim"));
         assert!(
             error(r#"{"in_channels": -1}"#).contains("in_channels") || error(r#"{"in_channels": -1}"#).contains("-1")

@@ -1,0 +1,21 @@
+//! How large a number in a config may be. A damaged or malicious file must be refused before its sizes overflow when they are
+//! multiplied, or its layers are counted one by one for hours; the limits are far above every published model.
+
+use conjure_core::{Error, Result};
+
+/// Features, channels, rows of a table.
+pub(crate) const MAX_FEATURES: usize = 1 << 20;
+/// Layers of a stack.
+pub(crate) const MAX_LAYERS: usize = 128;
+
+/// Refuses an entry outside `1..=most`, by its name.
+pub(crate) fn check(name: &str, value: usize, most: usize) -> Result<()> {
+    if value == 0 {
+        return Err(Error::request(format!("{name} is 0")));
+    }
+    if value > most {
+        return Err(Error::request(format!("{name} is {value}; at most {most} is supported"))
+            .with_help("the config is damaged, or no model of this family"));
+    }
+    Ok(())
+}
