@@ -4,7 +4,8 @@
     python tools/peers/kernels.py [--threads 2] [--rounds 15] [--only conv3x3]
 
 A case is a name that `bench_ops` understands (its kind, then numbers) and a function here that returns PyTorch's
-version of it as a function without arguments, and its floating-point operations.
+version of it as a function without arguments, and its multiplications and additions; 0 where memory, not
+arithmetic, takes the time.
 """
 
 import argparse
@@ -28,6 +29,31 @@ def conv3x3(channels, size):
 def linear(rows, inputs, outputs):
     x, w, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     return lambda: F.linear(x, w, b), 2 * rows * inputs * outputs
+
+
+def attention(batch, heads, queries, keys, size):
+    q, k, v = (torch.randn(batch, time, heads, size).transpose(1, 2) for time in (queries, keys, keys))
+    return lambda: F.scaled_dot_product_attention(q, k, v), 4 * batch * heads * queries * keys * size
+
+
+def group_norm_silu(batch, channels, size):
+    x, weight = torch.randn(batch, channels, size, size), torch.randn(channels)
+    return lambda: F.silu(F.group_norm(x, 32, weight, weight, 1e-5)), 0
+
+
+def layer_norm(rows, features):
+    x, weight = torch.randn(rows, features), torch.randn(features)
+    return lambda: F.layer_norm(x, [features], weight, weight), 0
+
+
+def gelu(*shape):
+    x = torch.randn(*shape)
+    return lambda: F.gelu(x), 0
+
+
+def add(*shape):
+    x = torch.randn(*shape)
+    return lambda: x + x, 0
 
 
 def train(batch):
@@ -59,6 +85,18 @@ CASES = [
     (linear, 256, 1280, 10240),
     (linear, 77, 768, 320),
     (train, 64),
+    (attention, 1, 8, 4096, 4096, 40),
+    (attention, 2, 8, 1024, 1024, 80),
+    (attention, 2, 8, 256, 256, 160),
+    (attention, 1, 10, 4096, 4096, 64),
+    (attention, 1, 1, 4096, 4096, 512),
+    (attention, 2, 8, 4096, 77, 40),
+    (group_norm_silu, 2, 320, 64),
+    (group_norm_silu, 2, 1280, 16),
+    (group_norm_silu, 1, 128, 512),
+    (layer_norm, 8192, 320),
+    (gelu, 2, 4096, 1280),
+    (add, 2, 320, 64, 64),
 ]
 
 
@@ -106,15 +144,17 @@ def main():
             function, operations = make(*sizes)
             times = {"ours": [], "torch": []}
             for i in range(options.rounds + 2):
-                a, b = run_ours(name), run_torch(function)
+                # A thread of OpenMP spins for milliseconds after its work and would take a core from the other side.
+                time.sleep(0.02)
+                a = run_ours(name)
+                time.sleep(0.02)
+                b = run_torch(function)
                 if i >= 2:  # the first two warm caches and buffers up
                     times["ours"].append(a)
                     times["torch"].append(b)
         a, b = statistics.median(times["ours"]), statistics.median(times["torch"])
-        print(
-            f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {operations / a / 1e9:.0f} | {operations / b / 1e9:.0f}"
-            f" | {b / a:.2f} |"
-        )
+        speeds = [f"{operations / seconds / 1e9:.0f}" if operations else "" for seconds in (a, b)]
+        print(f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {speeds[0]} | {speeds[1]} | {b / a:.2f} |", flush=True)
     ours.stdin.close()
     ours.wait()
 

@@ -2,7 +2,7 @@
 //! and prints the seconds it took. A case is prepared when it is first named. The one argument is the number of threads.
 #![allow(clippy::print_stdout, reason = "a tool that answers on standard output")]
 
-use conjure_core::ops::{self, Conv2dSpec};
+use conjure_core::ops::{self, AttentionSpec, Conv2dSpec};
 use conjure_core::rng::{self, Generator};
 use conjure_core::{Device, Result, Tensor, Var};
 use std::collections::HashMap;
@@ -23,6 +23,11 @@ fn case(name: &str) -> Result<Run> {
         ("conv3x3", [channels, size]) => conv3x3(*channels, *size),
         ("linear", [rows, inputs, outputs]) => linear(*rows, *inputs, *outputs),
         ("train", [batch]) => train(*batch),
+        ("attention", [batch, heads, queries, keys, size]) => attention(*batch, *heads, [*queries, *keys], *size),
+        ("group_norm_silu", [batch, channels, size]) => group_norm_silu(*batch, *channels, *size),
+        ("layer_norm", [rows, features]) => layer_norm(*rows, *features),
+        ("gelu", shape) => gelu(shape),
+        ("add", shape) => add(shape),
         _ => Err(conjure_core::Error::request(format!("no case '{name}'"))),
     }
 }
@@ -43,6 +48,33 @@ fn conv3x3(channels: usize, size: usize) -> Result<Run> {
 fn linear(rows: usize, inputs: usize, outputs: usize) -> Result<Run> {
     let (x, weight, bias) = (normal(&[rows, inputs])?, normal(&[outputs, inputs])?, normal(&[outputs])?);
     Ok(Box::new(move || ops::linear(&x, &weight, Some(&bias)).map(drop)))
+}
+
+/// Heads as a layer hands them over: `(batch, time, heads, size)` with time and heads swapped.
+fn attention(batch: usize, heads: usize, times: [usize; 2], size: usize) -> Result<Run> {
+    let view = |time| -> Result<Tensor> { Ok(normal(&[batch, time, heads, size])?.transpose(1, 2)?) };
+    let (q, k, v) = (view(times[0])?, view(times[1])?, view(times[1])?);
+    Ok(Box::new(move || ops::attention(&q, &k, &v, AttentionSpec::new(size)).map(drop)))
+}
+
+fn group_norm_silu(batch: usize, channels: usize, size: usize) -> Result<Run> {
+    let (x, weight) = (normal(&[batch, channels, size, size])?, normal(&[channels])?);
+    Ok(Box::new(move || ops::group_norm_silu(&x, &weight, &weight, 32, 1e-5).map(drop)))
+}
+
+fn layer_norm(rows: usize, features: usize) -> Result<Run> {
+    let (x, weight) = (normal(&[rows, features])?, normal(&[features])?);
+    Ok(Box::new(move || ops::layer_norm(&x, &weight, &weight, 1e-5).map(drop)))
+}
+
+fn gelu(shape: &[usize]) -> Result<Run> {
+    let x = normal(shape)?;
+    Ok(Box::new(move || ops::gelu(&x).map(drop)))
+}
+
+fn add(shape: &[usize]) -> Result<Run> {
+    let x = normal(shape)?;
+    Ok(Box::new(move || ops::add(&x, &x).map(drop)))
 }
 
 /// Forward and backward through three convolutions, 1 to 32 to 64 to 64 channels at 28 x 28, each followed by SiLU.

@@ -13,6 +13,9 @@ use conjure_core::{DType, Device, Result, Tensor};
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use std::time::Instant;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
     let values = rng::keyed(0, name).normal(shape.iter().product());
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)

@@ -2,8 +2,8 @@
 
 use crate::isa::Isa;
 
-/// A micro-kernel. `run` adds to (or, without `accumulate`, overwrites) the tile at `c`:
-/// `c[i * ldc + j] (+)= sum over p of a[p * rows + i] * b[p * columns + j]` for `i < used_rows`, `j < used_columns`.
+/// A micro-kernel. `run` overwrites the tile at `c`:
+/// `c[i * ldc + j] = base + sum over p of a[p * rows + i] * b[p * columns + j]` for `i < used_rows`, `j < used_columns`.
 /// The sum runs over `p` in order, each element on its own, so its bits do not depend on where in a tile it lies.
 #[derive(Clone, Copy)]
 pub(crate) struct Micro {
@@ -16,6 +16,19 @@ pub(crate) struct Micro {
     run: unsafe fn(Tile),
 }
 
+/// What the sums of a tile are added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Base {
+    /// Nothing.
+    Zero,
+    /// One value for each of the tile's used rows.
+    Rows(*const f32),
+    /// One value for each of the tile's used columns.
+    Columns(*const f32),
+    /// What is in the output.
+    Output,
+}
+
 /// The arguments of one call of a micro-kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
@@ -26,7 +39,7 @@ pub(crate) struct Tile {
     pub ldc: usize,
     pub used_rows: usize,
     pub used_columns: usize,
-    pub accumulate: bool,
+    pub base: Base,
 }
 
 impl Micro {
@@ -46,6 +59,7 @@ impl Micro {
     /// # Safety
     /// The processor has `self.isa`; `tile.a` and `tile.b` are panels of `depth` steps of `self.rows` and
     /// `self.columns` floats; `tile.c` may be read and written at `used_rows` rows of `used_columns` floats, `ldc` apart;
+    /// the base points to as many floats as it needs;
     /// `1 <= used_rows <= self.rows` and `1 <= used_columns <= self.columns`.
     #[inline]
     pub unsafe fn run(&self, tile: Tile) {
@@ -78,15 +92,22 @@ unsafe fn portable(t: Tile) {
     for (i, row) in sum.iter().enumerate().take(t.used_rows) {
         // SAFETY: row `i` of the tile has `used_columns` floats.
         let c = unsafe { std::slice::from_raw_parts_mut(t.c.add(i * t.ldc), t.used_columns) };
-        for (c, s) in c.iter_mut().zip(row) {
-            *c = if t.accumulate { *c + s } else { *s };
+        for (j, (c, s)) in c.iter_mut().zip(row).enumerate() {
+            *c = match t.base {
+                Base::Zero => *s,
+                // SAFETY: `i < used_rows` and `j < used_columns`.
+                Base::Rows(base) => unsafe { *base.add(i) + s },
+                // SAFETY: as above.
+                Base::Columns(base) => unsafe { *base.add(j) + s },
+                Base::Output => *c + s,
+            };
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Tile;
+    use super::{Base, Tile};
     use std::arch::x86_64::*;
 
     /// 12 x 32: 24 accumulators, two registers for the right factor, one for the broadcast left factor.
@@ -122,6 +143,13 @@ mod x86 {
     unsafe fn rows_512<const R: usize>(t: Tile) {
         let mut sum = [[_mm512_setzero_ps(); 2]; R];
         let (mut a, mut b) = (t.a, t.b);
+        // The tile's cache lines arrive while its sums are made.
+        for i in 0..R {
+            let row = t.c.wrapping_add(i * t.ldc);
+            for last in [0, t.used_columns.min(16) - 1, t.used_columns - 1] {
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(last).cast());
+            }
+        }
         // SAFETY: the panels hold `depth` steps; the masks cover exactly the tile's `used_columns`.
         unsafe {
             for _ in 0..t.depth {
@@ -142,10 +170,14 @@ mod x86 {
                 for (half, sum) in sum.iter().enumerate() {
                     // A wrapping pointer, because the second half of a narrow tile may lie outside the output.
                     let c = row.wrapping_add(16 * half);
-                    let mut value = *sum;
-                    if t.accumulate {
-                        value = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], c), value);
-                    }
+                    let value = match t.base {
+                        Base::Zero => *sum,
+                        Base::Rows(base) => _mm512_add_ps(_mm512_set1_ps(*base.add(i)), *sum),
+                        Base::Columns(base) => {
+                            _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], base.wrapping_add(16 * half)), *sum)
+                        }
+                        Base::Output => _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], c), *sum),
+                    };
                     _mm512_mask_storeu_ps(c, masks[half], value);
                 }
             }
@@ -190,12 +222,16 @@ mod x86 {
             for (i, sum) in sum.iter().enumerate() {
                 let c = t.c.add(i * t.ldc);
                 let mut row = [0f32; 16];
-                if t.accumulate {
-                    std::ptr::copy_nonoverlapping(c, row.as_mut_ptr(), t.used_columns);
+                match t.base {
+                    Base::Zero => {}
+                    Base::Rows(base) => row = [*base.add(i); 16],
+                    Base::Columns(base) => std::ptr::copy_nonoverlapping(base, row.as_mut_ptr(), t.used_columns),
+                    Base::Output => std::ptr::copy_nonoverlapping(c, row.as_mut_ptr(), t.used_columns),
                 }
                 for (half, sum) in sum.iter().enumerate() {
                     let at = row.as_mut_ptr().add(8 * half);
-                    let value = if t.accumulate { _mm256_add_ps(_mm256_loadu_ps(at), *sum) } else { *sum };
+                    let value =
+                        if matches!(t.base, Base::Zero) { *sum } else { _mm256_add_ps(_mm256_loadu_ps(at), *sum) };
                     _mm256_storeu_ps(at, value);
                 }
                 std::ptr::copy_nonoverlapping(row.as_ptr(), c, t.used_columns);

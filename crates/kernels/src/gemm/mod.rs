@@ -13,7 +13,7 @@ pub(crate) mod pack;
 use crate::isa::{Isa, isa};
 use crate::threads;
 pub(crate) use micro::Micro;
-use micro::Tile;
+use micro::{Base, Tile};
 use pack::{Pack, Strided};
 use std::cell::Cell;
 use std::ops::Range;
@@ -164,9 +164,10 @@ impl Grid {
     }
 }
 
-/// Depth of a packed block: a panel of the right factor (32 columns) then fills two thirds of a 48 KiB first-level cache.
-const DEPTH: usize = 256;
-/// Rows of a packed block of the left factor: with [`DEPTH`], a quarter of a 1 MiB second-level cache.
+/// Depth of a packed block. Each further chunk of depth reads and writes the whole output once more, which costs more than
+/// panels that leave the first-level cache: they are read in order, and the second level delivers them in time.
+const DEPTH: usize = 512;
+/// Rows of a packed block of the left factor: with [`DEPTH`], half of a 1 MiB second-level cache.
 const ROWS: usize = 240;
 /// Columns of a packed block of the right factor.
 const COLUMNS: usize = 1024;
@@ -225,12 +226,15 @@ pub(crate) unsafe fn block(
                     for (a, i) in left_panels.chunks_exact(mr * steps).zip(block_rows.clone().step_by(mr)) {
                         let (used_rows, used_columns) = (mr.min(block_rows.end - i), nr.min(block_columns.end - j));
                         debug_assert!(i + used_rows <= out.rows && j + used_columns <= out.columns);
-                        let first = from == 0;
+                        let base = match start {
+                            _ if from > 0 => Base::Output,
+                            Start::Zero => Base::Zero,
+                            Start::Rows(values) => Base::Rows(values[i..i + used_rows].as_ptr()),
+                            Start::Columns(values) => Base::Columns(values[j..j + used_columns].as_ptr()),
+                            Start::Keep => Base::Output,
+                        };
                         // SAFETY: the tile lies within the block, the panels have the micro-kernel's widths.
                         unsafe {
-                            if first && !matches!(start, Start::Zero | Start::Keep) {
-                                begin(start, out, i..i + used_rows, j..j + used_columns);
-                            }
                             micro.run(Tile {
                                 depth: steps,
                                 a: a.as_ptr(),
@@ -239,7 +243,7 @@ pub(crate) unsafe fn block(
                                 ldc: out.stride,
                                 used_rows,
                                 used_columns,
-                                accumulate: !(first && matches!(start, Start::Zero)),
+                                base,
                             });
                         }
                     }

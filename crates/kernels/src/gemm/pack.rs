@@ -118,42 +118,55 @@ mod x86 {
     pub unsafe fn transpose(data: *const f32, starts: &[usize], steps: usize, width: usize, out: *mut f32) {
         for first in (0..width).step_by(16) {
             let lanes = 16.min(width - first);
-            let store = (u32::MAX >> (32 - lanes as u32)) as u16;
             let rows = starts.get(first..).unwrap_or(&[]);
             let rows = &rows[..rows.len().min(16)];
-            let mut step = 0;
-            while step < steps {
+            let store = (u32::MAX >> (32 - lanes as u32)) as u16;
+            for step in (0..steps).step_by(16) {
                 let count = 16.min(steps - step);
-                let load = (u32::MAX >> (32 - count as u32)) as u16;
-                let mut r = [_mm512_setzero_ps(); 16];
-                // SAFETY: each load stays within the `steps` floats from its start by its mask.
+                // SAFETY: each load stays within the `steps` floats from its start: whole vectors only where 16 steps are
+                // left. A whole store of a narrow panel runs into the next step, which is written after it, and so only
+                // where there is a next step.
                 unsafe {
-                    if rows.len() == 16 && count == 16 {
-                        for i in 0..16 {
-                            r[i] = _mm512_loadu_ps(data.add(rows[i] + step));
+                    let t = match (count, rows.len()) {
+                        (16, 16) => transpose_16(load::<16>(data.add(step), rows)),
+                        (16, 12) => transpose_16(load::<12>(data.add(step), rows)),
+                        _ => {
+                            let mask = (u32::MAX >> (32 - count as u32)) as u16;
+                            let mut r = [_mm512_setzero_ps(); 16];
+                            for (r, start) in r.iter_mut().zip(rows) {
+                                *r = _mm512_maskz_loadu_ps(mask, data.add(start + step));
+                            }
+                            transpose_16(r)
                         }
-                    } else {
-                        for (r, start) in r.iter_mut().zip(rows) {
-                            *r = _mm512_maskz_loadu_ps(load, data.add(start + step));
-                        }
-                    }
-                }
-                let t = transpose_16(r);
-                // SAFETY: `step + i < steps` and `first + lanes <= width`.
-                unsafe {
-                    if lanes == 16 && count == 16 {
+                    };
+                    let out = out.add(step * width + first);
+                    if count == 16 && (lanes == 16 || (width >= 8 && width < 16 && step + 16 < steps)) {
                         for (i, t) in t.iter().enumerate() {
-                            _mm512_storeu_ps(out.add((step + i) * width + first), *t);
+                            _mm512_storeu_ps(out.add(i * width), *t);
                         }
                     } else {
                         for (i, t) in t.iter().enumerate().take(count) {
-                            _mm512_mask_storeu_ps(out.add((step + i) * width + first), store, *t);
+                            _mm512_mask_storeu_ps(out.add(i * width), store, *t);
                         }
                     }
                 }
-                step += count;
             }
         }
+    }
+
+    /// Sixteen steps of the first `R` rows; the others are zero.
+    ///
+    /// # Safety
+    /// `data` may be read at 16 floats from each of the first `R` starts, of which there are as many.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<const R: usize>(data: *const f32, starts: &[usize]) -> [__m512; 16] {
+        let mut r = [_mm512_setzero_ps(); 16];
+        for i in 0..R {
+            // SAFETY: the caller's promise.
+            r[i] = unsafe { _mm512_loadu_ps(data.add(starts[i])) };
+        }
+        r
     }
 
     /// Transposes a 16 x 16 matrix: pairs, then quadruples within 128-bit lanes, then the lanes themselves.
