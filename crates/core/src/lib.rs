@@ -8,9 +8,11 @@
 //! | [`weights`] | where do a model's parameters come from, and do they fit? |
 //! | [`rng`] | where does every random number come from? |
 //! | [`probe`] | how is a running model observed? |
+//! | [`config`] | which sizes in a config are refused? |
 //! | [`error`] | what went wrong, and what can the user do? |
 
 pub mod blocks;
+pub mod config;
 pub mod error;
 pub mod ops;
 pub mod probe;

@@ -13,8 +13,8 @@
 //! model with exact GELU. Diffusers cuts the last of ViT-H's 24 layers off and so takes the penultimate one by config;
 //! SDXL takes the penultimate one by [`ClipText::features`].
 
-use crate::bounds::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::blocks::{Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
+use conjure_core::config::{self as sizes, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::probe::{Probe, Quantity};
 use conjure_core::weights::Params;
 use conjure_core::{D, Error, Result, Tensor, ops};
@@ -182,11 +182,11 @@ impl ClipTextConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            bounds::check(name, value, MAX_FEATURES)?;
+            sizes::check_size(name, value, MAX_FEATURES)?;
         }
-        bounds::check("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        sizes::check_size("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
         if self.has_projection() {
-            bounds::check("projection_dim", self.projection_dim, MAX_FEATURES)?;
+            sizes::check_size("projection_dim", self.projection_dim, MAX_FEATURES)?;
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::request(format!(

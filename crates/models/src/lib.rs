@@ -1,7 +1,6 @@
 //! One paper, one file. Models do not import models; the assembly [`stable_diffusion`] is the exception.
 
 pub mod autoencoder_kl;
-mod bounds;
 pub mod clip_text;
 pub mod stable_diffusion;
 pub mod unet_2d_condition;

@@ -140,7 +140,7 @@ mod x86 {
                         }
                     };
                     let out = out.add(step * width + first);
-                    if count == 16 && (lanes == 16 || (width >= 8 && width < 16 && step + 16 < steps)) {
+                    if count == 16 && (lanes == 16 || ((8..16).contains(&width) && step + 16 < steps)) {
                         for (i, t) in t.iter().enumerate() {
                             _mm512_storeu_ps(out.add(i * width), *t);
                         }

@@ -1,6 +1,6 @@
 //! The autoencoder's `config.json`, in diffusers' words.
 
-use crate::bounds::{self, MAX_FEATURES, MAX_LAYERS};
+use conjure_core::config::{self as sizes, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -173,11 +173,11 @@ impl AutoencoderKlConfig {
             ("norm_num_groups", self.norm_num_groups),
             ("sample_size", self.sample_size),
         ] {
-            bounds::check(name, value, MAX_FEATURES)?;
+            sizes::check_size(name, value, MAX_FEATURES)?;
         }
-        bounds::check("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
+        sizes::check_size("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
         for &channels in &self.block_out_channels {
-            bounds::check("an entry of block_out_channels", channels, MAX_FEATURES)?;
+            sizes::check_size("an entry of block_out_channels", channels, MAX_FEATURES)?;
         }
         if let Some(channels) = self.block_out_channels.iter().find(|c| !c.is_multiple_of(self.norm_num_groups)) {
             return Err(Error::request(format!(
