@@ -8,8 +8,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens weights: a file (safetensors, a PyTorch checkpoint, an index of shards) or the folder of one component as diffusers and transformers
-/// save it. Headers are read and checked; tensors are read when they are asked for.
+/// Opens weights: a file (safetensors, a PyTorch checkpoint, an index of shards) or the folder of one component as diffusers
+/// and transformers save it. Headers are read and checked; tensors are read when they are asked for.
 ///
 /// # Errors
 /// Nothing there, no weights in the folder, a format that is not read, a damaged file.

@@ -3,11 +3,15 @@
 use super::{TensorInfo, TensorSource, open};
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// More shards than any model has; a limit on how many files a lying index can have opened.
 const MAX_SHARDS: usize = 1024;
+/// Larger indexes are refused before they are parsed; that of a model with a thousand layers takes 1 MiB.
+const MAX_INDEX: u64 = 32 << 20;
 
 #[derive(serde::Deserialize)]
 struct Index {
@@ -31,7 +35,15 @@ impl Sharded {
     /// index's folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        file.take(MAX_INDEX + 1).read_to_end(&mut text).map_err(|e| Error::io(path, e))?;
+        if text.len() as u64 > MAX_INDEX {
+            return Err(Error::file(
+                path,
+                format!("is larger than {} MiB, which no index of shards is", MAX_INDEX >> 20),
+            ));
+        }
         let index: Index =
             serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("is not an index of shards: {e}")))?;
         let folder = path.parent().unwrap_or(Path::new(""));

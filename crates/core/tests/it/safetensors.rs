@@ -170,6 +170,8 @@ fn sharded_indexes() {
     }
     write(&index, "{");
     assert!(error(&index).to_string().contains("is not an index of shards"));
+    std::fs::File::create(&index).unwrap().set_len((32 << 20) + 1).unwrap();
+    assert!(error(&index).to_string().ends_with("is larger than 32 MiB, which no index of shards is"));
 }
 
 #[test]
