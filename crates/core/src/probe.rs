@@ -39,6 +39,14 @@ pub trait Probe {
     fn observe(&mut self, path: &str, quantity: Quantity, value: &Tensor) -> Result<()>;
 }
 
+/// Hands `value`, which was computed anyway, to the probe if it is wanted.
+///
+/// # Errors
+/// Those of [`Probe::observe`].
+pub fn offer(probe: &mut dyn Probe, path: &str, quantity: Quantity, value: &Tensor) -> Result<()> {
+    if probe.wants(path, quantity) { probe.observe(path, quantity, value) } else { Ok(()) }
+}
+
 /// The probe that wants nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProbe;

@@ -23,7 +23,7 @@ use conjure_core::blocks::{
     Attention, AttentionConfig, Conv2d, Downsample, GroupNorm, ResnetBlock, ResnetBlockConfig, Upsample,
 };
 use conjure_core::ops::{self, Conv2dSpec};
-use conjure_core::probe::{Probe, Quantity};
+use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::Params;
 use conjure_core::{Result, Tensor};
 
@@ -155,10 +155,6 @@ impl UpBlock {
     }
 }
 
-fn observe(probe: &mut dyn Probe, path: &str, x: &Tensor) -> Result<()> {
-    if probe.wants(path, Quantity::Activation) { probe.observe(path, Quantity::Activation, x) } else { Ok(()) }
-}
-
 #[derive(Clone, Debug)]
 struct Encoder {
     conv_in: Conv2d,
@@ -197,7 +193,7 @@ impl Encoder {
         let mut x = self.conv_in.forward(x)?; // (batch, block_out_channels[0], height, width)
         for block in &self.down_blocks {
             x = block.forward(&x)?; // half the height and width, but in the last block
-            observe(probe, &block.path, &x)?;
+            offer(probe, &block.path, Quantity::Activation, &x)?;
         }
         x = self.mid_block.forward(&x, probe)?; // (batch, block_out_channels[-1], h, w)
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?) // (batch, 2 * latent_channels, h, w)
@@ -244,7 +240,7 @@ impl Decoder {
         x = self.mid_block.forward(&x, probe)?;
         for block in &self.up_blocks {
             x = block.forward(&x)?; // twice the height and width, but in the last block
-            observe(probe, &block.path, &x)?;
+            offer(probe, &block.path, Quantity::Activation, &x)?;
         }
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?) // (batch, out_channels, height, width)
     }

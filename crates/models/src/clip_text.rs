@@ -14,8 +14,8 @@
 //! SDXL takes the penultimate one by [`ClipText::features`].
 
 use conjure_core::blocks::{Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
-use conjure_core::config::{self as sizes, MAX_FEATURES, MAX_LAYERS};
-use conjure_core::probe::{Probe, Quantity};
+use conjure_core::config::{self, MAX_FEATURES, MAX_LAYERS};
+use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::Params;
 use conjure_core::{D, Error, Result, Tensor, ops};
 use serde::{Deserialize, Serialize};
@@ -171,8 +171,7 @@ impl ClipTextConfig {
         for (key, value) in &self.other {
             let harmless = key.starts_with('_') || HARMLESS.contains(&key.as_str());
             if !harmless && !value.is_null() && *value != Value::Bool(false) {
-                return Err(Error::request(format!("unknown entry {key} ({value}), which may change the model"))
-                    .with_help("remove the entry if the model is known not to need it"));
+                return Err(config::unknown_entry(key, value));
             }
         }
         for (name, value) in [
@@ -182,11 +181,11 @@ impl ClipTextConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            sizes::check_size(name, value, MAX_FEATURES)?;
+            config::check_size(name, value, MAX_FEATURES)?;
         }
-        sizes::check_size("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        config::check_size("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
         if self.has_projection() {
-            sizes::check_size("projection_dim", self.projection_dim, MAX_FEATURES)?;
+            config::check_size("projection_dim", self.projection_dim, MAX_FEATURES)?;
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::request(format!(
@@ -297,9 +296,7 @@ impl EncoderLayer {
     fn forward(&self, x: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
         let x = ops::add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?, None, None, probe)?)?;
         let x = ops::add(&x, &self.mlp.forward(&self.layer_norm2.forward(&x)?)?)?;
-        if probe.wants(&self.path, Quantity::Activation) {
-            probe.observe(&self.path, Quantity::Activation, &x)?;
-        }
+        offer(probe, &self.path, Quantity::Activation, &x)?;
         Ok(x) // (batch, time, hidden_size)
     }
 }

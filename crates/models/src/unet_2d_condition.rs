@@ -27,7 +27,7 @@ use conjure_core::blocks::{
     TimestepEmbedding, Timesteps, Transformer2d, Transformer2dConfig, Upsample,
 };
 use conjure_core::ops::Conv2dSpec;
-use conjure_core::probe::{Probe, Quantity};
+use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::Params;
 use conjure_core::{D, DType, Error, Result, Tensor};
 
@@ -118,13 +118,6 @@ struct Prompt<'a> {
     mask: Option<&'a Tensor>,
 }
 
-fn offer(probe: &mut dyn Probe, path: &str, value: &Tensor) -> Result<()> {
-    if probe.wants(path, Quantity::Activation) {
-        probe.observe(path, Quantity::Activation, value)?;
-    }
-    Ok(())
-}
-
 impl DownBlock {
     /// Appends every skip connection to `skips` and returns the input of the next block.
     fn forward(
@@ -147,7 +140,7 @@ impl DownBlock {
             x = downsampler.forward(&x)?; // (batch, channels, ceil(h / 2), ceil(w / 2))
             skips.push(x.clone());
         }
-        offer(probe, &self.path, &x)?;
+        offer(probe, &self.path, Quantity::Activation, &x)?;
         Ok(x)
     }
 }
@@ -157,7 +150,7 @@ impl MidBlock {
         let x = self.resnets[0].forward(x, Some(temb))?;
         let x = self.attention.forward(&x, prompt.hidden_states, prompt.mask, probe)?;
         let x = self.resnets[1].forward(&x, Some(temb))?; // (batch, channels, h, w)
-        offer(probe, &self.path, &x)?;
+        offer(probe, &self.path, Quantity::Activation, &x)?;
         Ok(x)
     }
 }
@@ -187,7 +180,7 @@ impl UpBlock {
             let size = skips.last().map(|skip| skip.dims4()).transpose()?.map(|(_, _, h, w)| (h, w));
             x = upsampler.forward(&x, size)?;
         }
-        offer(probe, &self.path, &x)?;
+        offer(probe, &self.path, Quantity::Activation, &x)?;
         Ok(x)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Linear;
 use crate::ops::{self, AttentionSpec};
-use crate::probe::{Probe, Quantity};
+use crate::probe::{Probe, Quantity, offer};
 use crate::weights::Params;
 use crate::{Result, Tensor};
 
@@ -93,9 +93,7 @@ impl Attention {
         let v = self.split_heads(&self.to_v.forward(context)?)?; // (batch, heads, source, head_dim)
         let spec = AttentionSpec { mask, causal: self.causal, ..AttentionSpec::new(self.config.head_dim) };
         for (quantity, value) in [(Quantity::Query, &q), (Quantity::Key, &k), (Quantity::Value, &v)] {
-            if probe.wants(&self.path, quantity) {
-                probe.observe(&self.path, quantity, value)?;
-            }
+            offer(probe, &self.path, quantity, value)?;
         }
         if probe.wants(&self.path, Quantity::AttentionProbabilities) {
             let probabilities = ops::attention_probabilities(&q, &k, spec)?;

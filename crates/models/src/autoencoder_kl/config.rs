@@ -1,6 +1,6 @@
 //! The autoencoder's `config.json`, in diffusers' words.
 
-use conjure_core::config::{self as sizes, MAX_FEATURES, MAX_LAYERS};
+use conjure_core::config::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -142,8 +142,7 @@ impl AutoencoderKlConfig {
         }
         for (key, value) in &self.other {
             if !key.starts_with('_') && !value.is_null() && *value != Value::Bool(false) {
-                return Err(Error::request(format!("unknown entry {key} ({value}), which may change the model"))
-                    .with_help("remove the entry if the model is known not to need it"));
+                return Err(config::unknown_entry(key, value));
             }
         }
         if !matches!(self.act_fn.as_str(), "silu" | "swish") {
@@ -173,11 +172,11 @@ impl AutoencoderKlConfig {
             ("norm_num_groups", self.norm_num_groups),
             ("sample_size", self.sample_size),
         ] {
-            sizes::check_size(name, value, MAX_FEATURES)?;
+            config::check_size(name, value, MAX_FEATURES)?;
         }
-        sizes::check_size("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
+        config::check_size("layers_per_block", self.layers_per_block, MAX_LAYERS)?;
         for &channels in &self.block_out_channels {
-            sizes::check_size("an entry of block_out_channels", channels, MAX_FEATURES)?;
+            config::check_size("an entry of block_out_channels", channels, MAX_FEATURES)?;
         }
         if let Some(channels) = self.block_out_channels.iter().find(|c| !c.is_multiple_of(self.norm_num_groups)) {
             return Err(Error::request(format!(

@@ -1,7 +1,7 @@
 //! The U-Net's `config.json`, in diffusers' words.
 
 use conjure_core::blocks::TimeEmbeddingNorm;
-use conjure_core::config::{self as sizes, MAX_FEATURES, MAX_LAYERS};
+use conjure_core::config::{self, MAX_FEATURES, MAX_LAYERS};
 use conjure_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -242,8 +242,7 @@ impl UNet2DConditionConfig {
                 }
                 None if *value == Value::Bool(false) => {}
                 None => {
-                    return Err(Error::request(format!("unknown entry {key} ({value}), which may change the model"))
-                        .with_help("remove the entry if the model is known not to need it"));
+                    return Err(config::unknown_entry(key, value));
                 }
             }
         }
@@ -285,7 +284,7 @@ impl UNet2DConditionConfig {
             ("out_channels", self.out_channels),
             ("norm_num_groups", self.norm_num_groups),
         ] {
-            sizes::check_size(name, value, MAX_FEATURES)?;
+            config::check_size(name, value, MAX_FEATURES)?;
         }
         for (name, value) in [
             ("time_embedding_dim", self.time_embedding_dim),
@@ -294,10 +293,10 @@ impl UNet2DConditionConfig {
             ("addition_time_embed_dim", self.addition_time_embed_dim),
             ("projection_class_embeddings_input_dim", self.projection_class_embeddings_input_dim),
         ] {
-            sizes::check_size(name, value.unwrap_or(1), MAX_FEATURES)?;
+            config::check_size(name, value.unwrap_or(1), MAX_FEATURES)?;
         }
-        sizes::check_size("conv_in_kernel", self.conv_in_kernel, MAX_KERNEL)?;
-        sizes::check_size("conv_out_kernel", self.conv_out_kernel, MAX_KERNEL)?;
+        config::check_size("conv_in_kernel", self.conv_in_kernel, MAX_KERNEL)?;
+        config::check_size("conv_out_kernel", self.conv_out_kernel, MAX_KERNEL)?;
         if self.downsample_padding > MAX_KERNEL {
             return Err(Error::request(format!("downsample_padding is {}", self.downsample_padding)));
         }
@@ -307,7 +306,7 @@ impl UNet2DConditionConfig {
     /// The resolutions, finest first.
     pub(super) fn levels(&self) -> Result<Vec<Level>> {
         let n = self.down_block_types.len();
-        sizes::check_size("the number of down_block_types", n, MAX_LEVELS)?;
+        config::check_size("the number of down_block_types", n, MAX_LEVELS)?;
         for (name, entries) in
             [("up_block_types", self.up_block_types.len()), ("block_out_channels", self.block_out_channels.len())]
         {
@@ -334,11 +333,11 @@ impl UNet2DConditionConfig {
         let mut levels = Vec::with_capacity(n);
         for i in 0..n {
             let channels = self.block_out_channels[i];
-            sizes::check_size("an entry of block_out_channels", channels, MAX_FEATURES)?;
-            sizes::check_size("cross_attention_dim", cross_attention_dim[i], MAX_FEATURES)?;
+            config::check_size("an entry of block_out_channels", channels, MAX_FEATURES)?;
+            config::check_size("cross_attention_dim", cross_attention_dim[i], MAX_FEATURES)?;
             // A resolution without transformers may state a depth of 0.
-            sizes::check_size("transformer_layers_per_block", transformer_layers[i].max(1), MAX_LAYERS)?;
-            sizes::check_size("layers_per_block", layers[i], MAX_LAYERS)?;
+            config::check_size("transformer_layers_per_block", transformer_layers[i].max(1), MAX_LAYERS)?;
+            config::check_size("layers_per_block", layers[i], MAX_LAYERS)?;
             if !channels.is_multiple_of(self.norm_num_groups) {
                 return Err(Error::request(format!(
                     "block_out_channels[{i}] = {channels} does not divide into norm_num_groups = {}",
