@@ -45,19 +45,19 @@ pub struct ImageArgs {
     pub negative: String,
 
     /// Width in pixels, a multiple of 8 [default: the model's]
-    #[arg(long, value_name = "PIXELS", help_heading = "Picture")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Picture")]
     pub width: Option<usize>,
 
     /// Height in pixels, a multiple of 8 [default: the model's]
-    #[arg(long, value_name = "PIXELS", help_heading = "Picture")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Picture")]
     pub height: Option<usize>,
 
     /// How many pictures to make at once
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Picture")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
 
     /// Number of denoising steps
-    #[arg(long, value_name = "N", default_value_t = 50, help_heading = "Sampling")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 50, help_heading = "Sampling")]
     pub steps: usize,
 
     /// How the noise is removed [default: the model's own]
@@ -81,11 +81,11 @@ pub struct ImageArgs {
     pub eta: f64,
 
     /// Layers of the text encoder to leave out at its end
-    #[arg(long, value_name = "LAYERS", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(long, allow_negative_numbers = true, value_name = "LAYERS", default_value_t = 0, help_heading = "Sampling")]
     pub clip_skip: usize,
 
     /// The same seed and settings make the same picture [default: random, and printed]
-    #[arg(long, value_name = "N", help_heading = "Randomness")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Randomness")]
     pub seed: Option<u64>,
 
     /// Whose random numbers to draw: PyTorch's on a GPU (philox), on a CPU (torch), or ComfyUI's (comfy)
@@ -146,7 +146,7 @@ pub struct ModelArgs {
 #[derive(Debug, Args)]
 pub struct MachineArgs {
     /// Threads to use [default: one per core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
 
     /// Report the result as JSON on stdout
@@ -241,6 +241,14 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn negative_numbers_are_refused_by_their_value() {
+        for flag in ["--width", "--height", "--batch", "--steps", "--seed", "--threads", "--clip-skip"] {
+            let error = Arguments::try_parse_from(["conjure", "image", "a cat", flag, "-1"]).unwrap_err().to_string();
+            assert!(error.contains(&format!("invalid value '-1' for '{flag}")), "{error}");
+        }
     }
 
     #[test]

@@ -17,9 +17,9 @@ pub fn failure(error: &Error) -> ExitCode {
 fn system_help(error: &Error) -> Option<&'static str> {
     let Error::Io { source, .. } = error else { return None };
     match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            Some("nothing was left behind; free some space or choose another place, and run the same command again")
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Some(
+            "no broken file was left behind; free some space or choose another place, and run the same command again",
+        ),
         ErrorKind::PermissionDenied => Some("check who may read or write it"),
         ErrorKind::NotFound => Some("check the name"),
         _ => None,

@@ -158,3 +158,16 @@ fn help_names_every_sampler_and_schedule() {
         assert!(help.contains(name), "{name}");
     }
 }
+
+#[test]
+fn a_strip_of_runs_from_a_picture_leaves_out_the_runs_that_would_change_nothing() {
+    let desk = Desk::new();
+    desk.conjure(&["image", "x", "--steps", "1", "--seed", "1", "-o", "a.png"]).succeeded();
+    let base = ["image", "x", "--init", "a.png", "--seed", "1", "--strip", "runs"];
+    // At strength 0.8 a run of 1 step has none to take: 2 and 3 remain, as does a last one that no strip shows otherwise.
+    desk.conjure(&[&base[..], &["--steps", "3", "-o", "b.png"]].concat()).succeeded();
+    let two = png_size(&std::fs::read(desk.path("b-strip.png")).unwrap());
+    desk.conjure(&[&base[..], &["--steps", "4", "--strength", "0.25", "-o", "c.png"]].concat()).succeeded();
+    let one = png_size(&std::fs::read(desk.path("c-strip.png")).unwrap());
+    assert!(two.0 > one.0 && two.1 == one.1, "{two:?} {one:?}");
+}

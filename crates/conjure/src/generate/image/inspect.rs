@@ -2,7 +2,7 @@
 
 use super::open::Opened;
 use conjure_core::weights::{self, Fit, TensorSource};
-use conjure_core::{DType, Result};
+use conjure_core::{DType, Error, Result};
 use conjure_models::stable_diffusion::StableDiffusion;
 use serde::Serialize;
 use serde_json::Value;
@@ -95,7 +95,7 @@ impl Inspection {
             Ok(opened) => opened,
             // Not a whole model: the weights may still say what they are.
             Err(error) => match weights::open(path) {
-                Ok(source) => return Ok(Self::part(path, source.as_ref(), error.to_string())),
+                Ok(source) => return Ok(Self::part(path, source.as_ref(), &error)),
                 Err(_) => return Err(error),
             },
         };
@@ -119,10 +119,11 @@ impl Inspection {
         })
     }
 
-    fn part(path: &Path, source: &dyn TensorSource, problem: String) -> Self {
+    fn part(path: &Path, source: &dyn TensorSource, error: &Error) -> Self {
         let components = vec![Component::new("weights", source, Fit::default())];
         let family = components[0].family.clone().unwrap_or_else(|| "weights of an unknown model".to_owned());
-        Self { path: path.to_path_buf(), family, problems: vec![problem], ..Self::sum(components) }
+        let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
+        Self { path: path.to_path_buf(), family, problems: vec![format!("{error}{help}")], ..Self::sum(components) }
     }
 
     fn sum(components: Vec<Component>) -> Self {

@@ -107,11 +107,14 @@ impl Pipeline {
         let guidance = Guidance::new(request.guidance, request.guidance_rescale)?;
         let words = words::embed(&self.model, &self.tokenizers, request, self.guided(&guidance))?;
         let job = Job { pipeline: self, request, inputs: &inputs, seed, words, guidance };
+        // Reads the request's files and the model's: now, for they may be gone or changed when the run is done.
+        let recipe = job.recipe(&plan)?;
 
         // 3. Separate shorter runs, if a strip of these is wanted.
         let mut captured = Vec::new();
         if request.strip == Some(Strip::Runs) {
-            for steps in STRIP_STEPS.into_iter().filter(|steps| *steps < request.steps) {
+            for steps in STRIP_STEPS.into_iter().filter(|steps| request.leaves_steps(*steps) && *steps < request.steps)
+            {
                 let latents = job.run(&self.plan(request, steps)?, on_event, &mut |_, _| Ok(()))?;
                 captured.push(Captured { steps, latents: latents.narrow(0, 0, 1)? });
             }
@@ -124,7 +127,7 @@ impl Pipeline {
             }
             Ok(())
         })?;
-        if request.strip == Some(Strip::Runs) && STRIP_STEPS.contains(&request.steps) {
+        if request.strip == Some(Strip::Runs) && (STRIP_STEPS.contains(&request.steps) || captured.is_empty()) {
             captured.push(Captured { steps: request.steps, latents: latents.narrow(0, 0, 1)? });
         }
 
@@ -133,7 +136,7 @@ impl Pipeline {
         let mut outputs = Vec::new();
         for index in 0..request.batch {
             let picture = self.decode(&latents.narrow(0, index, 1)?, request.tiled)?;
-            outputs.push(Output { picture, recipe: job.recipe(&plan, index)? });
+            outputs.push(Output { picture, recipe: Recipe { index, ..recipe.clone() } });
         }
         let strip = match request.strip {
             Some(kind) => Some(strip::assemble(kind, &captured, |latents| self.decode(latents, request.tiled))?),

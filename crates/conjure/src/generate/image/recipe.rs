@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 impl Job<'_> {
-    /// How to make the picture `index` of this job's batch again. Everything that was left to the model or to chance is
+    /// How to make the first picture of this job's batch again; the others differ in their `index`. Everything that was left to the model or to chance is
     /// named, so that neither a changed default nor a changed config changes the picture.
-    pub fn recipe(&self, plan: &Plan, index: usize) -> Result<Recipe> {
+    pub fn recipe(&self, plan: &Plan) -> Result<Recipe> {
         let request = self.request;
         let mut settings = Map::new();
         settings.insert("eta".into(), json!(request.eta));
@@ -40,7 +40,7 @@ impl Job<'_> {
             width: self.inputs.width,
             height: self.inputs.height,
             batch: request.batch,
-            index,
+            index: 0,
             init: input(request.init.as_deref())?,
             strength: request.init.as_ref().map(|_| request.strength()),
             mask: input(request.mask.as_deref())?,

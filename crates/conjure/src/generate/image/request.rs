@@ -3,7 +3,7 @@
 use conjure_core::rng::Mode;
 use conjure_core::sampling::{Guidance, Sampler, Schedule};
 use conjure_core::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Longest prompt in characters: over a hundred times what the text encoder reads at once. Longer text is a mistake, such
 /// as a whole file passed in, and would take minutes to encode.
@@ -131,7 +131,17 @@ impl ImageRequest {
             return Err(Error::request("initial noise and a start picture exclude each other")
                 .with_help("leave out --noise or --init"));
         }
-        Ok(())
+        if !(0.0..=1.0).contains(&self.eta) {
+            return Err(Error::request(format!("eta {} is outside 0 to 1", self.eta))
+                .with_help("0 adds no noise; 1 as much as ddpm"));
+        }
+        // Opening a model may take long: a mistyped name is told before.
+        [&self.init, &self.mask, &self.noise].into_iter().flatten().try_for_each(|path| check_readable(path))
+    }
+
+    /// Whether the start picture leaves anything to do in a run of so many steps.
+    pub(super) fn leaves_steps(&self, steps: usize) -> bool {
+        self.init.is_none() || steps as f64 * self.strength() >= 1.0
     }
 
     /// The strength that counts: diffusers' defaults where none is given.
@@ -147,6 +157,19 @@ fn check_text(what: &str, text: &str) -> Result<()> {
             .with_help("the model reads some 300 characters at once; say it in fewer words"));
     }
     Ok(())
+}
+
+fn check_readable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder").with_help("name a file"));
+    }
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::file(path, "there is no such file").with_help("check the name"))
+        }
+        Err(error) => Err(Error::file(path, format!("cannot be read: {error}")).with_help("check who may read it")),
+    }
 }
 
 fn within(what: &str, value: usize, least: usize, most: usize, help: &str) -> Result<()> {
@@ -197,5 +220,15 @@ mod tests {
         );
         assert_eq!(refusal(|r| r.prompt = "ä".repeat(10_001)), "the prompt has 10001 characters, more than 10000");
         assert!(refusal(|r| r.guidance = f64::NAN).starts_with("guidance NaN"));
+        assert_eq!(refusal(|r| r.eta = -1.0), "eta -1 is outside 0 to 1");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_refused_before_a_model_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.png");
+        assert!(refusal(|r| r.init = Some(missing.clone())).ends_with("missing.png: there is no such file"));
+        assert!(refusal(|r| r.noise = Some(missing.clone())).ends_with("missing.png: there is no such file"));
+        assert!(refusal(|r| r.init = Some(folder.path().to_owned())).ends_with("is a folder"));
     }
 }
