@@ -8,6 +8,7 @@
 mod inputs;
 pub mod inspect;
 mod job;
+mod memory;
 mod open;
 mod pipeline;
 mod pixels;

@@ -5,7 +5,7 @@ use super::job::Job;
 use super::request::{ImageRequest, STRIP_STEPS, Strip};
 use super::strip::{self, Captured};
 use super::words::{self, Tokenizers};
-use super::{pixels, random_seed};
+use super::{memory, pixels, random_seed};
 use crate::image_file::{Picture, Recipe};
 use conjure_core::probe::NoProbe;
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
@@ -101,10 +101,12 @@ impl Pipeline {
         let vae = &self.model.config().vae;
         let inputs = Inputs::read(request, self.size(), vae.latent_channels, vae.downscale())?;
         let plan = self.plan(request, request.steps)?;
+        let guidance = Guidance::new(request.guidance, request.guidance_rescale)?;
+        let size = (inputs.width, inputs.height);
+        memory::check(self.model.config(), request, size, self.guided(&guidance), memory::free())?;
 
         // 2. Words.
         tell(on_event, Event::Stage("reading the prompt"))?;
-        let guidance = Guidance::new(request.guidance, request.guidance_rescale)?;
         let words = words::embed(&self.model, &self.tokenizers, request, self.guided(&guidance))?;
         let job = Job { pipeline: self, request, inputs: &inputs, seed, words, guidance };
         // Reads the request's files and the model's: now, for they may be gone or changed when the run is done.
