@@ -145,9 +145,12 @@ def main():
             times = {"ours": [], "torch": []}
             for i in range(options.rounds + 2):
                 # A thread of OpenMP spins for milliseconds after its work and would take a core from the other side.
+                # After the pause each side runs once untimed, which wakes its own threads.
                 time.sleep(0.02)
+                run_ours(name)
                 a = run_ours(name)
                 time.sleep(0.02)
+                run_torch(function)
                 b = run_torch(function)
                 if i >= 2:  # the first two warm caches and buffers up
                     times["ours"].append(a)

@@ -1,6 +1,6 @@
 //! Activation functions and their gradients.
 
-use crate::elementwise::{Map1, Map2, map1, map2};
+use crate::elementwise::{Map1, Map2, mapped1, mapped2};
 use crate::exp::{normal, sigmoid};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::threads;
@@ -18,29 +18,26 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// `out = activation(x)`.
-///
-/// # Panics
-/// The lengths differ.
-pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
+/// `activation(x)`.
+pub fn forward(activation: Activation, x: &[f32]) -> Vec<f32> {
     match activation {
-        Activation::Silu => map1(ScaledSwish(1.0), x, out),
-        Activation::QuickGelu => map1(ScaledSwish(1.702), x, out),
-        Activation::Gelu => map1(Gelu, x, out),
-        Activation::GeluTanh => map1(GeluTanh, x, out),
+        Activation::Silu => mapped1(ScaledSwish(1.0), x),
+        Activation::QuickGelu => mapped1(ScaledSwish(1.702), x),
+        Activation::Gelu => mapped1(Gelu, x),
+        Activation::GeluTanh => mapped1(GeluTanh, x),
     }
 }
 
-/// `dx = dy activation'(x)`.
+/// `dy activation'(x)`.
 ///
 /// # Panics
 /// The lengths differ.
-pub fn backward(activation: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn backward(activation: Activation, x: &[f32], dy: &[f32]) -> Vec<f32> {
     match activation {
-        Activation::Silu => map2(ScaledSwish(1.0), x, dy, dx),
-        Activation::QuickGelu => map2(ScaledSwish(1.702), x, dy, dx),
-        Activation::Gelu => map2(Gelu, x, dy, dx),
-        Activation::GeluTanh => map2(GeluTanh, x, dy, dx),
+        Activation::Silu => mapped2(ScaledSwish(1.0), x, dy),
+        Activation::QuickGelu => mapped2(ScaledSwish(1.702), x, dy),
+        Activation::Gelu => mapped2(Gelu, x, dy),
+        Activation::GeluTanh => mapped2(GeluTanh, x, dy),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Functions of each element, and sums of tensors, on several threads once a tensor is worth it.
 
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::{moments, threads};
+use crate::{fresh, moments, threads};
+use std::mem::MaybeUninit;
 
 /// Elements that one task handles: large enough that waking a thread pays.
 const CHUNK: usize = 1 << 14;
@@ -21,7 +22,7 @@ pub(crate) trait Map2: Copy + Send + Sync {
 struct Run1<'a, F> {
     f: F,
     x: &'a [f32],
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl<F: Map1> Kernel for Run1<'_, F> {
@@ -29,7 +30,7 @@ impl<F: Map1> Kernel for Run1<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(self.x.len(), self.out.len());
-        let (n, x, out) = (self.out.len(), self.x.as_ptr(), self.out.as_mut_ptr());
+        let (n, x, out) = (self.out.len(), self.x.as_ptr(), self.out.as_mut_ptr().cast::<f32>());
         let mut i = 0;
         // SAFETY: both slices have `n` elements, and no access goes beyond `n`.
         unsafe {
@@ -48,7 +49,7 @@ struct Run2<'a, F> {
     f: F,
     a: &'a [f32],
     b: &'a [f32],
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl<F: Map2> Kernel for Run2<'_, F> {
@@ -56,7 +57,7 @@ impl<F: Map2> Kernel for Run2<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert!(self.a.len() == self.out.len() && self.b.len() == self.out.len());
-        let (n, a, b, out) = (self.out.len(), self.a.as_ptr(), self.b.as_ptr(), self.out.as_mut_ptr());
+        let (n, a, b, out) = (self.out.len(), self.a.as_ptr(), self.b.as_ptr(), self.out.as_mut_ptr().cast::<f32>());
         let mut i = 0;
         // SAFETY: all three slices have `n` elements, and no access goes beyond `n`.
         unsafe {
@@ -72,29 +73,39 @@ impl<F: Map2> Kernel for Run2<'_, F> {
     }
 }
 
+/// Initialised floats, to be overwritten.
+fn overwritten(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the same layout; the kernels of this file only ever write initialised floats.
+    unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }
+}
+
 /// `out[i] = f(x[i])` on this thread.
 pub(crate) fn map1_here<F: Map1>(f: F, x: &[f32], out: &mut [f32]) {
-    dispatch(Run1 { f, x, out });
+    dispatch(Run1 { f, x, out: overwritten(out) });
 }
 
-/// `out[i] = f(a[i], b[i])` on this thread.
-pub(crate) fn map2_here<F: Map2>(f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
-    dispatch(Run2 { f, a, b, out });
+fn run1<F: Map1>(f: F, x: &[f32], out: &mut [MaybeUninit<f32>]) {
+    threads::run_chunks(out, CHUNK, |i, out| dispatch(Run1 { f, x: &x[i * CHUNK..][..out.len()], out }));
 }
 
-/// `out[i] = f(x[i])`.
-pub(crate) fn map1<F: Map1>(f: F, x: &[f32], out: &mut [f32]) {
-    assert_eq!(x.len(), out.len());
-    threads::run_chunks(out, CHUNK, |i, piece| map1_here(f, &x[i * CHUNK..][..piece.len()], piece));
-}
-
-/// `out[i] = f(a[i], b[i])`.
-pub(crate) fn map2<F: Map2>(f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
-    assert!(a.len() == out.len() && b.len() == out.len());
-    threads::run_chunks(out, CHUNK, |i, piece| {
-        let first = i * CHUNK;
-        map2_here(f, &a[first..][..piece.len()], &b[first..][..piece.len()], piece);
+fn run2<F: Map2>(f: F, a: &[f32], b: &[f32], out: &mut [MaybeUninit<f32>]) {
+    threads::run_chunks(out, CHUNK, |i, out| {
+        let (a, b) = (&a[i * CHUNK..][..out.len()], &b[i * CHUNK..][..out.len()]);
+        dispatch(Run2 { f, a, b, out });
     });
+}
+
+/// `f(x[i])`, in a new buffer.
+pub(crate) fn mapped1<F: Map1>(f: F, x: &[f32]) -> Vec<f32> {
+    // SAFETY: the chunks are the whole buffer, and each is written whole.
+    unsafe { fresh::written(x.len(), |out| run1(f, x, out)) }
+}
+
+/// `f(a[i], b[i])`, in a new buffer.
+pub(crate) fn mapped2<F: Map2>(f: F, a: &[f32], b: &[f32]) -> Vec<f32> {
+    assert_eq!(a.len(), b.len());
+    // SAFETY: as in `mapped1`.
+    unsafe { fresh::written(a.len(), |out| run2(f, a, b, out)) }
 }
 
 #[derive(Clone, Copy)]
@@ -117,12 +128,12 @@ impl Map1 for AddConstant {
     }
 }
 
-/// `out = a + b`, all of one length.
+/// `a + b`, both of one length.
 ///
 /// # Panics
 /// The lengths differ.
-pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
-    map2(Sum, a, b, out);
+pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    mapped2(Sum, a, b)
 }
 
 /// `out[c] = x[c] + bias[c]` for each plane `c` of `plane` elements; `x` has `bias.len()` planes.

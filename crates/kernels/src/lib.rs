@@ -10,6 +10,7 @@ mod disjoint;
 pub mod elementwise;
 pub mod embedding;
 mod exp;
+pub mod fresh;
 pub mod gemm;
 pub mod group_norm;
 pub mod isa;

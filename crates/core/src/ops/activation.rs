@@ -4,6 +4,7 @@ use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::activation::{self as kernel, Activation};
+use conjure_kernels::fresh::zeros;
 
 /// `x * sigmoid(x)` (SiLU, also Swish).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
@@ -53,19 +54,11 @@ impl CustomOp1 for Pointwise {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
-        let mut out = vec![0.0; x.len()];
-        kernel::forward(self.0, x, &mut out);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        Ok((CpuStorage::F32(kernel::forward(self.0, x)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut dx = vec![0.0; x.elem_count()];
-        with_slice(x, |x| {
-            with_slice(dy, |dy| {
-                kernel::backward(self.0, x, dy, &mut dx);
-                Ok(())
-            })
-        })?;
+        let dx = with_slice(x, |x| with_slice(dy, |dy| Ok(kernel::backward(self.0, x, dy))))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
@@ -81,7 +74,7 @@ impl CustomOp1 for Geglu {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
-        let mut out = vec![0.0; x.len() / 2];
+        let mut out = zeros(x.len() / 2);
         kernel::geglu(x, self.n, &mut out);
         let mut dims = layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -91,7 +84,7 @@ impl CustomOp1 for Geglu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut dx = vec![0.0; x.elem_count()];
+        let mut dx = zeros(x.elem_count());
         with_slice(x, |x| {
             with_slice(dy, |dy| {
                 kernel::geglu_backward(x, self.n, dy, &mut dx);

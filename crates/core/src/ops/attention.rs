@@ -5,6 +5,7 @@ use super::slices::{from_first, on_cpu_in_f32, with_storage};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
 use conjure_kernels::attention::{self as kernel, Gradients, Mask, Problem, RowStatistics, View};
+use conjure_kernels::fresh::zeros;
 use std::sync::OnceLock;
 
 /// What attention does beside `softmax(q k^T * scale) v`.
@@ -142,7 +143,7 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, t, value_dim, .. } = self.sizes;
-        let mut out = vec![0.0; batch * t * heads * value_dim];
+        let mut out = zeros(batch * t * heads * value_dim);
         let (q, k, v) = (view(q, q_layout)?, view(k, k_layout)?, view(v, v_layout)?);
         let statistics = self.with_problem(|problem| Ok(kernel::forward(problem, q, k, v, &mut out)))?;
         let _ = self.statistics.set(statistics); // A repeated forward pass would find the same.
@@ -161,9 +162,9 @@ impl CustomOp3 for Attention {
             candle_core::Error::Msg("attention: the backward pass ran before the forward pass".into()).bt()
         })?;
         let Sizes { batch, heads, kv_heads, t, s, head_dim, value_dim } = self.sizes;
-        let mut dq = vec![0.0; batch * t * heads * head_dim];
-        let mut dk = vec![0.0; batch * s * kv_heads * head_dim];
-        let mut dv = vec![0.0; batch * s * kv_heads * value_dim];
+        let mut dq = zeros(batch * t * heads * head_dim);
+        let mut dk = zeros(batch * s * kv_heads * head_dim);
+        let mut dv = zeros(batch * s * kv_heads * value_dim);
         let gradients = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
         let (y, dy) = (y.transpose(1, 2)?, dy.contiguous()?.transpose(1, 2)?);
         with_storage(q, |q, q_layout| {

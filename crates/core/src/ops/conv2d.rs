@@ -7,6 +7,7 @@ use super::slices::{contiguous, on_cpu_in_f32};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape};
 use conjure_kernels::conv::{self, Geometry};
+use conjure_kernels::fresh::zeros;
 
 /// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,16 +186,15 @@ fn bias_gradient(bias: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor
 
 impl Forward {
     fn run(&self, x: Stored, weight: Stored, bias: Option<Stored>) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut y = vec![0.0; self.0.output_len()];
         let bias = bias.map(|bias| contiguous(bias.0, bias.1)).transpose()?;
-        conv::forward(&self.0, contiguous(x.0, x.1)?, contiguous(weight.0, weight.1)?, bias, &mut y);
+        let y = conv::convolve(&self.0, contiguous(x.0, x.1)?, contiguous(weight.0, weight.1)?, bias);
         Ok((CpuStorage::F32(y), output_shape(&self.0)))
     }
 }
 
 impl InputGradient {
     fn run(&self, gy: Stored, weight: Stored, bias: Option<Stored>) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut gx = vec![0.0; self.0.input_len()];
+        let mut gx = zeros(self.0.input_len());
         let bias = bias.map(|bias| contiguous(bias.0, bias.1)).transpose()?;
         conv::input_gradient(&self.0, contiguous(gy.0, gy.1)?, contiguous(weight.0, weight.1)?, bias, &mut gx);
         Ok((CpuStorage::F32(gx), input_shape(&self.0)))
@@ -325,7 +325,7 @@ impl CustomOp2 for WeightGradient {
         gy: &CpuStorage,
         gy_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut gw = vec![0.0; self.0.weight_len()];
+        let mut gw = zeros(self.0.weight_len());
         conv::weight_gradient(&self.0, contiguous(x, x_layout)?, contiguous(gy, gy_layout)?, &mut gw);
         Ok((CpuStorage::F32(gw), weight_shape(&self.0)))
     }
@@ -348,7 +348,7 @@ impl CustomOp1 for ChannelSums {
 
     fn cpu_fwd(&self, gy: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, channels, height, width) = layout.shape().dims4()?;
-        let mut gb = vec![0.0; channels];
+        let mut gb = zeros(channels);
         conv::bias_gradient(batch, height * width, contiguous(gy, layout)?, &mut gb);
         Ok((CpuStorage::F32(gb), channels.into()))
     }

@@ -4,6 +4,7 @@ use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::embedding as kernel;
+use conjure_kernels::fresh::zeros;
 
 /// Rows of `table (vocabulary, features)` for `ids (...)` of type u32: `(..., features)`.
 ///
@@ -34,13 +35,13 @@ impl CustomOp1 for Embedding {
     }
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut out = vec![0.0; self.ids.len() * self.features];
+        let mut out = zeros(self.ids.len() * self.features);
         kernel::gather(contiguous(table, layout)?, &self.ids, self.features, &mut out);
         Ok((CpuStorage::F32(out), Shape::from((self.ids.len(), self.features))))
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut d_table = vec![0.0; table.elem_count()];
+        let mut d_table = zeros(table.elem_count());
         with_slice(dy, |dy| {
             kernel::scatter_add(dy, &self.ids, self.features, &mut d_table);
             Ok(())

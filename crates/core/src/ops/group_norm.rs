@@ -3,6 +3,7 @@
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::group_norm::{self as kernel, GroupStatistics};
 use std::sync::OnceLock;
 
@@ -87,7 +88,7 @@ impl CustomOp3 for GroupNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, sizes) = (contiguous(x, x_layout)?, self.sizes(x_layout.dims()));
         let (weight, bias) = (contiguous(weight, weight_layout)?, contiguous(bias, bias_layout)?);
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         let statistics = kernel::forward(sizes, x, weight, bias, &mut out);
         let _ = self.statistics.set(statistics); // A repeated forward pass would find the same.
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
@@ -105,7 +106,7 @@ impl CustomOp3 for GroupNorm {
             candle_core::Error::Msg("group_norm: the backward pass ran before the forward pass".into()).bt()
         })?;
         let (sizes, channels) = (self.sizes(x.dims()), weight.elem_count());
-        let (mut dx, mut d_weight, mut d_bias) = (vec![0.0; x.elem_count()], vec![0.0; channels], vec![0.0; channels]);
+        let (mut dx, mut d_weight, mut d_bias) = (zeros(x.elem_count()), zeros(channels), zeros(channels));
         with_slice(x, |x| {
             with_slice(weight, |weight| {
                 with_slice(bias, |bias| {

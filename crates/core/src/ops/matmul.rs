@@ -3,7 +3,7 @@
 use super::slices::{contiguous, from_first, on_cpu_in_f32};
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape};
-use conjure_kernels::gemm::{Matrices, Start, matmul as product};
+use conjure_kernels::gemm::{Matrices, Start, product};
 
 /// Batched product of `a (..., m, k)` and `b (..., k, n)`: `(..., m, n)`. Leading dimensions must be equal.
 ///
@@ -95,8 +95,7 @@ impl CustomOp2 for Product {
         let (left, right) = (Operand::new(a_layout), Operand::new(b_layout));
         let (a, b) = (from_first(a, a_layout)?, from_first(b, b_layout)?);
         let (m, n, k) = (left.rows, right.columns, left.columns);
-        let mut out = vec![0.0; left.offsets.len() * m * n];
-        product(m, n, k, left.of(a), right.of(b), Start::Zero, &mut out);
+        let out = product(m, n, k, left.of(a), right.of(b), Start::Zero);
         let mut shape = a_layout.dims().to_vec();
         *shape.last_mut().expect("a matrix has two dimensions") = n;
         Ok((CpuStorage::F32(out), shape.into()))
@@ -156,8 +155,7 @@ impl Linear {
             row_stride: weight_layout.stride()[0],
             column_stride: weight_layout.stride()[1],
         };
-        let mut out = vec![0.0; m * n];
-        product(m, n, k, x, weight.transposed(), bias.map_or(Start::Zero, Start::Columns), &mut out);
+        let out = product(m, n, k, x, weight.transposed(), bias.map_or(Start::Zero, Start::Columns));
         Ok((CpuStorage::F32(out), shape.into()))
     }
 

@@ -3,6 +3,7 @@
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape};
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::norm::{self as kernel, Norm};
 
 /// LayerNorm (Ba et al. 2016) over the last dimension of `x (..., features)`, with `weight (features)` and
@@ -52,7 +53,7 @@ fn backward(
     dy: &Tensor,
 ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
     let features = weight.elem_count();
-    let (mut dx, mut d_weight, mut d_bias) = (vec![0.0; x.elem_count()], vec![0.0; features], vec![0.0; features]);
+    let (mut dx, mut d_weight, mut d_bias) = (zeros(x.elem_count()), zeros(features), zeros(features));
     with_slice(x, |x| {
         with_slice(weight, |weight| {
             with_slice(dy, |dy| {
@@ -88,7 +89,7 @@ impl CustomOp3 for LayerNorm {
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         kernel::forward(Norm::Layer, x, weight, Some(contiguous(bias, bias_layout)?), self.eps, &mut out);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
@@ -123,7 +124,7 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         kernel::forward(Norm::Rms, x, weight, None, self.eps, &mut out);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }

@@ -4,6 +4,7 @@ use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape};
 use conjure_kernels::elementwise as kernel;
+use conjure_kernels::fresh::zeros;
 
 /// `a + b` of equal shapes: the residual connection (He et al. 2016).
 ///
@@ -47,9 +48,7 @@ impl CustomOp2 for Add {
         b_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (a, b) = (contiguous(a, a_layout)?, contiguous(b, b_layout)?);
-        let mut out = vec![0.0; a.len()];
-        kernel::add(a, b, &mut out);
-        Ok((CpuStorage::F32(out), a_layout.shape().clone()))
+        Ok((CpuStorage::F32(kernel::add(a, b)), a_layout.shape().clone()))
     }
 
     fn bwd(
@@ -78,7 +77,7 @@ impl CustomOp2 for AddChannels {
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, bias) = (contiguous(x, x_layout)?, contiguous(bias, bias_layout)?);
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         kernel::add_to_planes(x, bias, x_layout.dims()[2..].iter().product(), &mut out);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
@@ -90,7 +89,7 @@ impl CustomOp2 for AddChannels {
         _: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut d_bias = vec![0.0; bias.elem_count()];
+        let mut d_bias = zeros(bias.elem_count());
         with_slice(dy, |dy| {
             kernel::sum_planes(dy, x.dims()[2..].iter().product(), &mut d_bias);
             Ok(())

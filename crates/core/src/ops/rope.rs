@@ -3,6 +3,7 @@
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::rope as kernel;
 
 /// Which elements of a head are rotated together.
@@ -47,7 +48,7 @@ impl Rope {
             RopeLayout::Halves => kernel::Pairs::Halves,
             RopeLayout::Interleaved => kernel::Pairs::Interleaved,
         };
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         kernel::rotate(x, cos, sin, self.dim, pairs, inverse, &mut out);
         out
     }

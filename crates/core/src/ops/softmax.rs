@@ -3,6 +3,7 @@
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{D, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::softmax as kernel;
 
 /// Softmax over the last dimension. Shape unchanged.
@@ -24,13 +25,13 @@ impl CustomOp1 for Softmax {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         kernel::forward(x, self.n, &mut out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut dx = vec![0.0; x.elem_count()];
+        let mut dx = zeros(x.elem_count());
         with_slice(y, |y| {
             with_slice(dy, |dy| {
                 kernel::backward(y, dy, self.n, &mut dx);

@@ -3,6 +3,7 @@
 use super::slices::{contiguous, on_cpu_in_f32};
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::upsample as kernel;
 
 /// `x (batch, channels, h, w)` to `(batch, channels, height, width)`; output row `i` shows input row `i * h / height`
@@ -37,7 +38,7 @@ impl CustomOp1 for Upsample {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, channels, _, _) = layout.shape().dims4()?;
-        let mut y = vec![0.0; batch * channels * self.to[0] * self.to[1]];
+        let mut y = zeros(batch * channels * self.to[0] * self.to[1]);
         kernel::nearest(batch * channels, self.from, self.to, contiguous(x, layout)?, &mut y);
         Ok((CpuStorage::F32(y), (batch, channels, self.to[0], self.to[1]).into()))
     }
@@ -55,7 +56,7 @@ impl CustomOp1 for Gather {
     fn cpu_fwd(&self, gy: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, channels, _, _) = layout.shape().dims4()?;
         let Upsample { from, to } = self.0;
-        let mut gx = vec![0.0; batch * channels * from[0] * from[1]];
+        let mut gx = zeros(batch * channels * from[0] * from[1]);
         kernel::nearest_gradient(batch * channels, from, to, contiguous(gy, layout)?, &mut gx);
         Ok((CpuStorage::F32(gx), (batch, channels, from[0], from[1]).into()))
     }

@@ -7,7 +7,7 @@ mod window;
 use crate::gemm::pack::Strided;
 use crate::gemm::{Grid, Micro, Output, Start, block};
 use crate::isa::{Isa, isa};
-use crate::threads;
+use crate::{fresh, threads};
 use window::{Pixels, Taps, Window};
 
 /// The shapes of a convolution.
@@ -112,6 +112,21 @@ pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y:
     forward_on(isa(), g, x, weight, bias, y);
 }
 
+/// [`forward`] into a new buffer.
+///
+/// # Panics
+/// A slice's length does not fit the geometry.
+pub fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    g.check(x.len(), weight.len(), g.output_len(), bias, g.out_channels);
+    if g.output_len() == 0 || g.is_depthwise() {
+        let mut y = fresh::zeros(g.output_len());
+        forward(g, x, weight, bias, &mut y);
+        return y;
+    }
+    // SAFETY: the window slides over every output of every channel.
+    unsafe { fresh::written(g.output_len(), |y| slide_forward(isa(), g, x, weight, bias, y.as_mut_ptr().cast())) }
+}
+
 fn forward_on(isa: Isa, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     g.check(x.len(), weight.len(), y.len(), bias, g.out_channels);
     if y.is_empty() {
@@ -120,16 +135,29 @@ fn forward_on(isa: Isa, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[
     if g.is_depthwise() {
         return depthwise::forward(g, x, weight, bias, y);
     }
+    // SAFETY: the lengths are checked.
+    unsafe { slide_forward(isa, g, x, weight, bias, y.as_mut_ptr()) };
+}
+
+/// # Safety
+/// The lengths fit the geometry; `y` may be written at its whole output, which nobody else accesses meanwhile. The
+/// processor has `isa`.
+unsafe fn slide_forward(isa: Isa, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: *mut f32) {
     let depth = g.group_in() * g.taps();
     let rows =
         |group: usize| Strided { data: &weight[group * g.group_out() * depth..], line_stride: depth, depth_stride: 1 };
-    slide(isa, g.window(), g.batch, g.groups, [g.group_in(), g.group_out()], x, rows, bias, y);
+    // SAFETY: the caller's promises.
+    unsafe { slide(isa, g.window(), g.batch, g.groups, [g.group_in(), g.group_out()], x, rows, bias, y) };
 }
 
 /// Slides a window over every picture: for each group, `y = rows(group) * im2col(x) + bias`. `channels` are those of the
 /// input and of the output in one group.
+///
+/// # Safety
+/// `y` may be written at every output of every group and picture, which nobody else accesses meanwhile. The processor has
+/// `isa`.
 #[allow(clippy::too_many_arguments)] // geometry, factors and result
-fn slide<'a>(
+unsafe fn slide<'a>(
     isa: Isa,
     window: Window,
     batch: usize,
@@ -138,13 +166,13 @@ fn slide<'a>(
     x: &[f32],
     rows: impl Fn(usize) -> Strided<'a> + Sync + Send,
     bias: Option<&[f32]>,
-    y: &mut [f32],
+    y: *mut f32,
 ) {
     let [channels_in, channels_out] = channels;
     let micro = Micro::new(isa);
     let (m, n, k) = (channels_out, window.pixels(), channels_in * window.taps());
     let area = window.height * window.width;
-    let y = Output { data: y.as_mut_ptr(), stride: n, rows: m, columns: n };
+    let y = Output { data: y, stride: n, rows: m, columns: n };
     Grid::new(&micro, m, n, k, batch * groups).run(batch * groups, |index, block_rows, columns| {
         let group = index % groups;
         let left = rows(group);
@@ -203,7 +231,8 @@ fn input_gradient_on(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: O
             line_stride: 1,
             depth_stride: group_in,
         };
-        return slide(isa, window, g.batch, g.groups, channels, gy, rows, bias, gx);
+        // SAFETY: the lengths are checked.
+        return unsafe { slide(isa, window, g.batch, g.groups, channels, gy, rows, bias, gx.as_mut_ptr()) };
     }
     // (groups, group_in, group_out, taps), the taps in reverse.
     let mut flipped = vec![0f32; weight.len()];
@@ -219,7 +248,8 @@ fn input_gradient_on(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: O
     let depth = group_out * taps;
     let rows =
         |group: usize| Strided { data: &flipped[group * group_in * depth..], line_stride: depth, depth_stride: 1 };
-    slide(isa, window, g.batch, g.groups, channels, gy, rows, bias, gx);
+    // SAFETY: the lengths are checked.
+    unsafe { slide(isa, window, g.batch, g.groups, channels, gy, rows, bias, gx.as_mut_ptr()) };
 }
 
 /// [`input_gradient`] for strides above 1: a matrix product gives what each output sends to each tap, which is then added

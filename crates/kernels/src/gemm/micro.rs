@@ -90,17 +90,17 @@ unsafe fn portable(t: Tile) {
         }
     }
     for (i, row) in sum.iter().enumerate().take(t.used_rows) {
-        // SAFETY: row `i` of the tile has `used_columns` floats.
-        let c = unsafe { std::slice::from_raw_parts_mut(t.c.add(i * t.ldc), t.used_columns) };
-        for (j, (c, s)) in c.iter_mut().zip(row).enumerate() {
-            *c = match t.base {
-                Base::Zero => *s,
-                // SAFETY: `i < used_rows` and `j < used_columns`.
-                Base::Rows(base) => unsafe { *base.add(i) + s },
-                // SAFETY: as above.
-                Base::Columns(base) => unsafe { *base.add(j) + s },
-                Base::Output => *c + s,
-            };
+        for (j, s) in row.iter().enumerate().take(t.used_columns) {
+            // SAFETY: `i < used_rows` and `j < used_columns`, for which there are an output and a base.
+            unsafe {
+                let c = t.c.add(i * t.ldc + j);
+                c.write(match t.base {
+                    Base::Zero => *s,
+                    Base::Rows(base) => *base.add(i) + s,
+                    Base::Columns(base) => *base.add(j) + s,
+                    Base::Output => *c + s,
+                });
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ mod micro;
 pub(crate) mod pack;
 
 use crate::isa::{Isa, isa};
-use crate::threads;
+use crate::{fresh, threads};
 pub(crate) use micro::Micro;
 use micro::{Base, Tile};
 use pack::{Pack, Strided};
@@ -73,16 +73,37 @@ pub fn matmul(m: usize, n: usize, k: usize, a: Matrices, b: Matrices, start: Sta
     matmul_on(isa(), m, n, k, a, b, start, out);
 }
 
+/// [`matmul`] into a new buffer.
+///
+/// # Panics
+/// The lengths do not fit the shapes, or the start is [`Start::Keep`]: there is nothing to keep.
+pub fn product(m: usize, n: usize, k: usize, a: Matrices, b: Matrices, start: Start) -> Vec<f32> {
+    assert!(!matches!(start, Start::Keep), "product: nothing to keep");
+    // SAFETY: the blocks of the grid cover every matrix of the output, and each block is written whole.
+    unsafe {
+        fresh::written(a.offsets.len() * m * n, |out| multiply(isa(), m, n, k, a, b, start, out.as_mut_ptr().cast()))
+    }
+}
+
 #[allow(clippy::too_many_arguments)] // the shape of the problem, its factors and its result
 fn matmul_on(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matrices, start: Start, out: &mut [f32]) {
+    assert_eq!(out.len(), a.offsets.len() * m * n, "matmul: output of another size");
+    // SAFETY: `out` has room for all matrices, and is this call's own.
+    unsafe { multiply(isa, m, n, k, a, b, start, out.as_mut_ptr()) };
+}
+
+/// # Safety
+/// `out` may be written at `a.offsets.len() * m * n` floats, and read there if they are to be kept; nobody else accesses
+/// them meanwhile. The processor has `isa`.
+#[allow(clippy::too_many_arguments)] // the shape of the problem, its factors and its result
+unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matrices, start: Start, out: *mut f32) {
     let batch = a.offsets.len();
     assert_eq!(batch, b.offsets.len(), "matmul: batches differ");
-    assert_eq!(out.len(), batch * m * n, "matmul: output of another size");
     a.assert_bounds(m, k);
     b.assert_bounds(k, n);
     let micro = Micro::new(isa);
     let factor = |matrices: &Matrices<'_>, index: usize| matrices.offsets[index].min(matrices.data.len());
-    let out = Output { data: out.as_mut_ptr(), stride: n, rows: m, columns: n };
+    let out = Output { data: out, stride: n, rows: m, columns: n };
     let plan = Grid::new(&micro, m, n, k, batch);
     plan.run(batch, |index, rows, columns| {
         let left =
@@ -254,20 +275,21 @@ pub(crate) unsafe fn block(
     BUFFERS.set(Some(buffers));
 }
 
-/// Writes what the block is before products are added.
+/// Writes a block that no products are added to.
 ///
 /// # Safety
 /// As [`block`].
 unsafe fn begin(start: Start, out: Output, rows: Range<usize>, columns: Range<usize>) {
     for i in rows {
-        // SAFETY: row `i` of the block.
-        let row =
-            unsafe { std::slice::from_raw_parts_mut(out.data.add(i * out.stride + columns.start), columns.len()) };
-        match start {
-            Start::Zero => row.fill(0.0),
-            Start::Rows(values) => row.fill(values[i]),
-            Start::Columns(values) => row.copy_from_slice(&values[columns.clone()]),
-            Start::Keep => {}
+        for j in columns.clone() {
+            let value = match start {
+                Start::Zero => 0.0,
+                Start::Rows(values) => values[i],
+                Start::Columns(values) => values[j],
+                Start::Keep => return,
+            };
+            // SAFETY: element `(i, j)` of the block.
+            unsafe { out.data.add(i * out.stride + j).write(value) };
         }
     }
 }
