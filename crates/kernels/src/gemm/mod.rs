@@ -152,7 +152,7 @@ pub(crate) struct Grid {
 impl Grid {
     /// Few enough tasks that packing stays cheap, enough that threads finish together.
     pub fn new(micro: &Micro, m: usize, n: usize, k: usize, batch: usize) -> Self {
-        const TASKS_PER_THREAD: usize = 4;
+        const TASKS_PER_THREAD: usize = 2;
         const SMALL: usize = 1 << 18; // multiply-adds that are not worth a second thread
         let threads = threads::count();
         let wanted = if threads == 1 || m * n * k * batch.max(1) < SMALL {
