@@ -171,3 +171,23 @@ fn a_strip_of_runs_from_a_picture_leaves_out_the_runs_that_would_change_nothing(
     let one = png_size(&std::fs::read(desk.path("c-strip.png")).unwrap());
     assert!(two.0 > one.0, "{two:?} {one:?}");
 }
+
+/// A terminal that never answers, as `script` (of every Linux's base system) makes one: asking it which picture protocols
+/// it knows would wait for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_preview_is_shown_in_a_terminal_that_answers_no_questions() {
+    let desk = Desk::new();
+    let line = format!("{} image x --steps 2 --seed 1 --preview -o x.png", env!("CARGO_BIN_EXE_conjure"));
+    let output = std::process::Command::new("timeout")
+        .args(["120", "script", "--quiet", "--return", "--command", &line, "/dev/null"])
+        .current_dir(desk.0.path())
+        .env("TERM", "xterm-256color")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{:?}: {shown}", output.status);
+    assert!(shown.contains('▄'), "no half blocks in {shown}");
+    assert!(desk.files().contains(&"x.png".to_owned()));
+}
