@@ -80,7 +80,9 @@ pub fn open(model: &ModelArgs) -> Result<Pipeline> {
                 return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
             }
             report::note("no --model given: using the built-in untrained model; its pictures are noise");
-            report::note("  --model takes a diffusers folder or a single-file checkpoint of Stable Diffusion 1, 2 or XL");
+            report::note(
+                "  --model takes a diffusers folder or a single-file checkpoint of Stable Diffusion 1, 2 or XL",
+            );
             Pipeline::tiny(0)
         }
     }
