@@ -16,6 +16,7 @@ pub mod group_norm;
 pub mod isa;
 mod moments;
 pub mod norm;
+pub mod optimizer;
 pub mod rope;
 mod scratch;
 mod simd;

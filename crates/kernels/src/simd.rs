@@ -54,6 +54,8 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `|a|`.
     fn abs(self, a: Self::V) -> Self::V;
+    /// Square root, correctly rounded.
+    fn sqrt(self, a: Self::V) -> Self::V;
     /// Nearest integer.
     fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for integers `n <= 127`; 0 where `n < -126`, or less.
@@ -158,6 +160,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn abs(self, a: [f32; 4]) -> [f32; 4] {
         a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: [f32; 4]) -> [f32; 4] {
+        a.map(f32::sqrt)
     }
     #[inline(always)]
     fn round(self, a: [f32; 4]) -> [f32; 4] {
@@ -271,6 +277,10 @@ mod x86 {
             unsafe { _mm512_abs_ps(a) }
         }
         #[inline(always)]
+        fn sqrt(self, a: __m512) -> __m512 {
+            unsafe { _mm512_sqrt_ps(a) }
+        }
+        #[inline(always)]
         fn round(self, a: __m512) -> __m512 {
             unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
         }
@@ -365,6 +375,10 @@ mod x86 {
         #[inline(always)]
         fn abs(self, a: __m256) -> __m256 {
             unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+        }
+        #[inline(always)]
+        fn sqrt(self, a: __m256) -> __m256 {
+            unsafe { _mm256_sqrt_ps(a) }
         }
         #[inline(always)]
         fn round(self, a: __m256) -> __m256 {
