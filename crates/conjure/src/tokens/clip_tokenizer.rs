@@ -20,7 +20,10 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    SplitDelimiterBehavior, Tokenizer,
+};
 
 /// Marks the start of a text in CLIP's vocabulary.
 pub const START_OF_TEXT: &str = "<|startoftext|>";
@@ -238,6 +241,23 @@ impl ClipTokenizer {
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|e| Error::failure(format!("the text cannot be tokenized: {e}")))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The words into which a text is split before merging, their bytes as [`byte_symbols`]; marks of start and end that
+    /// the text spells out are left out.
+    pub(super) fn words(&self, text: &str) -> Result<Vec<String>> {
+        let failed = |e: tokenizers::Error| Error::failure(format!("the text cannot be split into words: {e}"));
+        let mut text = NormalizedString::from(text);
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            normalizer.normalize(&mut text).map_err(failed)?;
+        }
+        let mut split = PreTokenizedString::from(text);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
+        }
+        let words =
+            split.get_splits(OffsetReferential::Normalized, OffsetType::None).into_iter().map(|(word, ..)| word);
+        Ok(words.filter(|word| *word != self.special.start && *word != self.special.end).map(str::to_owned).collect())
     }
 
     /// The ids of a text in one window: start, the text cut to fit, end, padding; [`Self::context_length`] ids.

@@ -10,8 +10,9 @@
 //! | `BREAK` | the rest begins in a new window |
 //!
 //! A bracket without its partner is read literally, so `:)` stays what it is. The grammar is the one of AUTOMATIC1111's web
-//! interface, which most written prompts follow. A prompt of more than 75 tokens is cut into windows of 75, each encoded
-//! alone with its own start and end token; their hidden states are joined along time for cross-attention.
+//! interface, which most written prompts follow. A prompt of more tokens than the text encoder's window holds (75, of CLIP's 77
+//! positions) is cut into windows, each encoded alone with its own start and end token; their hidden states are joined along
+//! time for cross-attention.
 
 use super::ClipTokenizer;
 use crate::{Error, Result};
@@ -49,7 +50,7 @@ pub enum Piece {
 /// One window of a prompt as the text encoder reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
-    /// Start token, up to 75 tokens of text, end token, padding: as many as the tokenizer's context length.
+    /// Start token, tokens of text, end token, padding: as many as the tokenizer's context length.
     pub ids: Vec<u32>,
     /// A weight for each id; 1 for start, end and padding.
     pub weights: Vec<f32>,
@@ -176,7 +177,7 @@ impl Prompt {
 }
 
 fn too_long(fact: &str) -> Error {
-    Error::request(format!("the prompt {fact}")).with_help("shorten the prompt; the first 75 tokens matter most")
+    Error::request(format!("the prompt {fact}")).with_help("shorten the prompt; its first words matter most")
 }
 
 impl Chunk {

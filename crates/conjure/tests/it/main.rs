@@ -5,3 +5,4 @@ mod clip_tokenizer;
 mod fuzz_bodies;
 mod hostile_files;
 mod stable_diffusion;
+mod train_bpe;
