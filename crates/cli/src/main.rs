@@ -10,6 +10,7 @@ mod preview;
 mod progress;
 mod replay;
 mod report;
+mod train;
 
 use args::{Arguments, Command};
 use clap::Parser as _;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(*args),
         Command::Replay(args) => replay::run(args),
         Command::Models(command) => models::run(command),
+        Command::Train(args) => train::run(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -1,11 +1,13 @@
 //! Generative AI on your own hardware: pictures, text and code from words.
 
 pub mod digest;
+pub mod evaluate;
 pub mod generate;
 pub mod image_file;
 pub mod registry;
 mod threads;
 pub mod tokens;
+pub mod train;
 
 pub use conjure_core::{Error, Result};
 pub use threads::set_threads;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ops`] | which differentiable operations are there, fast on a CPU and plain everywhere? |
 //! | [`blocks`] | which layers do models share? |
+//! | [`optim`] | how do parameters follow their gradients? |
 //! | [`sampling`] | how does noise become a sample? |
 //! | [`weights`] | where do a model's parameters come from, and do they fit? |
 //! | [`rng`] | where does every random number come from? |
@@ -15,6 +16,7 @@ pub mod blocks;
 pub mod config;
 pub mod error;
 pub mod ops;
+pub mod optim;
 pub mod probe;
 pub mod rng;
 pub mod sampling;

@@ -11,7 +11,7 @@ mod matmul;
 mod norm;
 mod residual;
 mod rope;
-mod slices;
+pub(crate) mod slices;
 mod softmax;
 mod upsample;
 

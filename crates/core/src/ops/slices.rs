@@ -5,12 +5,12 @@ use candle_core::{CpuStorage, Error, Layout, Result, Storage};
 use crate::{DType, Tensor};
 
 /// Whether kernels can take these tensors: f32 in main memory.
-pub(super) fn on_cpu_in_f32(tensors: &[&Tensor]) -> bool {
+pub(crate) fn on_cpu_in_f32(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu())
 }
 
 /// The numbers of a contiguous tensor.
-pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(data), Some((start, end))) => Ok(&data[start..end]),
         _ => Err(Error::Msg("a kernel was given a tensor that is not f32 and contiguous".into()).bt()),
@@ -18,7 +18,7 @@ pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
 }
 
 /// The numbers from a tensor's first on, to be read by its strides.
-pub(super) fn from_first<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn from_first<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match storage {
         CpuStorage::F32(data) => Ok(&data[layout.start_offset().min(data.len())..]),
         _ => Err(Error::Msg("a kernel was given a tensor that is not f32".into()).bt()),
@@ -26,7 +26,7 @@ pub(super) fn from_first<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
 }
 
 /// Calls `read` with the storage and layout of a tensor in main memory.
-pub(super) fn with_storage<T>(x: &Tensor, read: impl FnOnce(&CpuStorage, &Layout) -> Result<T>) -> Result<T> {
+pub(crate) fn with_storage<T>(x: &Tensor, read: impl FnOnce(&CpuStorage, &Layout) -> Result<T>) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => read(storage, layout),
@@ -35,7 +35,7 @@ pub(super) fn with_storage<T>(x: &Tensor, read: impl FnOnce(&CpuStorage, &Layout
 }
 
 /// Calls `read` with the numbers of a tensor, made contiguous.
-pub(super) fn with_slice<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub(crate) fn with_slice<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let x = x.contiguous()?;
     with_storage(&x, |storage, layout| read(contiguous(storage, layout)?))
 }

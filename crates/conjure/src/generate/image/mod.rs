@@ -11,7 +11,7 @@ mod job;
 mod memory;
 mod open;
 mod pipeline;
-mod pixels;
+pub(crate) mod pixels;
 mod recipe;
 mod replay;
 mod request;

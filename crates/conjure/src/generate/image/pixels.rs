@@ -4,7 +4,7 @@ use crate::image_file::Picture;
 use conjure_core::{DType, Device, Error, Result, Tensor};
 
 /// A picture as the autoencoder takes it: `(1, 3, height, width)` in -1 to 1.
-pub(super) fn to_tensor(picture: &Picture) -> Result<Tensor> {
+pub(crate) fn to_tensor(picture: &Picture) -> Result<Tensor> {
     let values: Vec<f32> = picture.rgb.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
     Ok(Tensor::from_vec(values, (1, picture.height, picture.width, 3), &Device::Cpu)?
         .permute((0, 3, 1, 2))?
@@ -15,7 +15,7 @@ pub(super) fn to_tensor(picture: &Picture) -> Result<Tensor> {
 ///
 /// # Errors
 /// A value that is not a number.
-pub(super) fn to_pictures(pixels: &Tensor) -> Result<Vec<Picture>> {
+pub(crate) fn to_pictures(pixels: &Tensor) -> Result<Vec<Picture>> {
     let (batch, _, height, width) = pixels.dims4()?;
     let rows =
         pixels.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?.contiguous()?.reshape((batch, height * width * 3))?;

@@ -1,0 +1,5 @@
+//! Measures of what models make.
+
+mod pixels;
+
+pub use pixels::{psnr, ssim};

@@ -1,0 +1,41 @@
+//! Training: one loop for everything, with the objective plugged in.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`recipe`] | what can a run be told? |
+//! | [`run`] | what happens, in which order, and what is kept? |
+//! | [`objective`] | what does a model bring to be trained? |
+//! | [`schedule`] | how large are the steps? |
+//! | [`order`] | which examples come when? |
+
+pub mod export;
+pub mod objective;
+pub mod order;
+pub mod recipe;
+pub mod run;
+pub mod schedule;
+mod state;
+
+pub use objective::{Batch, Losses, Network, Objective};
+pub use recipe::Recipe;
+pub use run::{Control, Event, Resume, Training};
+
+use crate::{Error, Result};
+
+/// Makes an objective of what a recipe says.
+type Build = fn(&Recipe) -> Result<Box<dyn Objective>>;
+
+/// What can be trained: the recipe's word for it, what it is, how it is made.
+pub const OBJECTIVES: &[(&str, &str, Build)] = &[];
+
+fn objective_names() -> String {
+    OBJECTIVES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn build(recipe: &Recipe) -> Result<Box<dyn Objective>> {
+    match OBJECTIVES.iter().find(|(name, ..)| *name == recipe.objective) {
+        Some((_, _, build)) => build(recipe),
+        None => Err(Error::request(format!("unknown objective \"{}\"", recipe.objective))
+            .with_help(format!("known are {}", objective_names()))),
+    }
+}
