@@ -2,7 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use conjure::generate::image::{RngMode, Sampler, Schedule};
+use conjure::generate::image::{LoraFile, RngMode, Sampler, Schedule};
 use std::path::PathBuf;
 
 /// Turns words into pictures on your own machine.
@@ -41,6 +41,15 @@ pub struct ImageArgs {
 
     #[command(flatten)]
     pub model: ModelArgs,
+
+    /// Change the model by a LoRA file, with its weight after a colon if it is not 1; several work together
+    #[arg(long = "lora", value_name = "FILE[:WEIGHT]", value_parser = str::parse::<LoraFile>, help_heading = "Adapters")]
+    pub loras: Vec<LoraFile>,
+
+    /// Add the learned tokens of a textual inversion file: write the token that the file names, or the file's own name, in
+    /// the prompt
+    #[arg(long = "embedding", value_name = "FILE", help_heading = "Adapters")]
+    pub embeddings: Vec<PathBuf>,
 
     /// What the picture should not show
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
@@ -278,6 +287,16 @@ mod tests {
             let error = Arguments::try_parse_from(["conjure", "image", "a cat", flag, "-1"]).unwrap_err().to_string();
             assert!(error.contains(&format!("invalid value '-1' for '{flag}")), "{error}");
         }
+    }
+
+    #[test]
+    fn loras_come_with_weights_and_are_many() {
+        let args = ["conjure", "image", "a cat", "--lora", "a.safetensors:0.8", "--lora", "b.safetensors"];
+        let Command::Image(image) = Arguments::try_parse_from(args).unwrap().command else { panic!() };
+        let found: Vec<_> = image.loras.iter().map(|lora| (lora.path.to_str().unwrap(), lora.weight)).collect();
+        assert_eq!(found, [("a.safetensors", 0.8), ("b.safetensors", 1.0)]);
+        let error = Arguments::try_parse_from(["conjure", "image", "a cat", "--lora", ":0.8"]).unwrap_err().to_string();
+        assert!(error.contains("the file's name is missing"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::args::{ImageArgs, MachineArgs, ModelArgs, StripArg};
 use crate::output::{self, Targets};
 use crate::progress::Progress;
 use crate::{cache, interrupt, preview, report};
-use conjure::generate::image::{self, Control, Event, Generation, ImageRequest, Pipeline, Strip};
+use conjure::generate::image::{self, Adapters, Control, Event, Generation, ImageRequest, Pipeline, Strip};
 use conjure::image_file;
 use conjure::tokens::clip_vocabulary;
 use conjure::{Error, Result};
@@ -18,6 +18,8 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(image::random_seed);
     let request = request(&args, seed)?;
     request.validate()?;
+    let adapters = Adapters { loras: args.loras.clone(), embeddings: args.embeddings.clone() };
+    adapters.validate()?;
     let targets = Targets::choose(args.output.as_deref(), seed, request.batch)?;
     if request.strip.is_some() {
         output::check_writable(&targets.strip)?;
@@ -27,7 +29,7 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     }
     set_threads(&args.machine)?;
 
-    let pipeline = open(&args.model)?;
+    let pipeline = open(&args.model)?.with_adapters(&adapters)?;
     report::note(&format!("seed {seed}"));
     let generation = generate(&pipeline, &request)?;
 

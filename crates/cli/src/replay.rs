@@ -2,7 +2,7 @@
 
 use crate::args::{ModelArgs, ReplayArgs};
 use crate::{image, output, report};
-use conjure::generate::image::{BUILT_IN, Difference, ImageRequest, Pipeline};
+use conjure::generate::image::{Adapters, BUILT_IN, Difference, ImageRequest, Pipeline};
 use conjure::image_file::{self, Picture, Recipe};
 use conjure::{Error, Result};
 use serde_json::json;
@@ -16,12 +16,13 @@ pub fn run(args: ReplayArgs) -> Result<ExitCode> {
     let recipe = image_file::read_recipe(&args.file)?;
     let before = Picture::read(&args.file)?;
     let request = ImageRequest::from_recipe(&recipe)?;
+    let adapters = Adapters::from_recipe(&recipe)?;
     if let Some(path) = &args.output {
         output::check_writable(path)?;
     }
     image::set_threads(&args.machine)?;
 
-    let pipeline = open(&args.model, &recipe)?;
+    let pipeline = open(&args.model, &recipe)?.with_adapters(&adapters)?;
     let digest = pipeline.digest()?;
     let same_model = digest == recipe.model.digest;
     if !same_model {

@@ -15,6 +15,7 @@
 
 mod config;
 mod detect;
+mod lora;
 mod original_keys;
 mod sources;
 

@@ -101,3 +101,27 @@ fn what_is_missing_for_a_replay_is_named() {
     desk.conjure(&["replay", fixture("init.png").to_str().unwrap()]).failed(2, &["init.png", "help:"]);
     desk.conjure(&["replay", "absent.png"]).failed(2, &["absent.png"]);
 }
+
+#[test]
+fn loras_and_learned_tokens_are_recorded_and_honoured() {
+    let desk = Desk::new();
+    for file in ["kohya.safetensors", "spiky.pt"] {
+        fs::copy(fixture("../adapters").join(file), desk.path(file)).unwrap();
+    }
+    let args = ["image", "a spiky heart", "-m", &model(), "--steps", "2", "--seed", "4"];
+    desk.conjure(&[&args[..], &["-o", "plain.png"]].concat()).succeeded();
+    let adapted = ["--lora", "kohya.safetensors:0.7", "--embedding", "spiky.pt", "-o", "a.png"];
+    desk.conjure(&[&args[..], &adapted].concat()).succeeded();
+    assert!(fs::read(desk.path("plain.png")).unwrap() != fs::read(desk.path("a.png")).unwrap());
+    let outcome = desk.conjure(&["replay", "a.png"]).succeeded();
+    assert!(outcome.stdout.starts_with("identical"), "{}", outcome.stdout);
+    // Another file under the same name.
+    fs::copy(fixture("../adapters/diffusers.safetensors"), desk.path("kohya.safetensors")).unwrap();
+    desk.conjure(&["replay", "a.png"]).failed(2, &["kohya.safetensors", "is not the file", "help:"]);
+    // The built-in model is another one: nothing is made.
+    let other = ["image", "x", "--lora", "kohya.safetensors:0.7", "-o", "b.png"];
+    desk.conjure(&other).failed(2, &["kohya.safetensors", "help:"]);
+    desk.conjure(&["image", "x", "--lora", "absent.safetensors:0.7"])
+        .failed(2, &["absent.safetensors", "no such file"]);
+    assert!(!desk.path("b.png").exists());
+}

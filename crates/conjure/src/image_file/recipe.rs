@@ -60,6 +60,12 @@ pub struct Recipe {
     /// File of initial noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Input>,
+    /// LoRAs that were merged into the model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<WeightedInput>,
+    /// Files of learned tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<Input>,
     /// What a strip shows, `predictions` or `runs`, if the picture is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strip: Option<String>,
@@ -92,6 +98,18 @@ pub struct Input {
     pub path: String,
     /// SHA-256 of its bytes.
     pub sha256: String,
+}
+
+/// A file that the picture depends on, and how much.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedInput {
+    /// File as given.
+    pub path: String,
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// What its effect was multiplied by.
+    pub weight: f64,
 }
 
 impl Recipe {
@@ -143,6 +161,18 @@ impl Recipe {
         }
         if self.guidance_rescale != 0.0 {
             settings.push(("CFG rescale", self.guidance_rescale.to_string()));
+        }
+        let hashes = |files: &mut dyn Iterator<Item = (&str, &str)>| {
+            let hashes = files.map(|(path, sha256)| format!("{}: {}", model_name(path), crate::digest::short(sha256)));
+            hashes.collect::<Vec<_>>().join(", ")
+        };
+        if !self.loras.is_empty() {
+            let files = &mut self.loras.iter().map(|lora| (lora.path.as_str(), lora.sha256.as_str()));
+            settings.push(("Lora hashes", hashes(files)));
+        }
+        if !self.embeddings.is_empty() {
+            let files = &mut self.embeddings.iter().map(|file| (file.path.as_str(), file.sha256.as_str()));
+            settings.push(("TI hashes", hashes(files)));
         }
         settings.push(("RNG", self.rng.clone()));
         settings.push(("Version", format!("conjure {}", self.version)));
@@ -229,6 +259,8 @@ pub(crate) mod tests {
             strength: None,
             mask: None,
             noise: None,
+            loras: Vec::new(),
+            embeddings: Vec::new(),
             strip: None,
             settings: serde_json::Map::new(),
             picture: String::new(),
@@ -249,6 +281,9 @@ pub(crate) mod tests {
     fn json_round_trips_and_says_what_is_wrong() -> Result<()> {
         let mut recipe = example();
         recipe.init = Some(Input { path: "a.png".into(), sha256: "00".into() });
+        let lora = WeightedInput { path: "b.safetensors".into(), sha256: "0123456789abcdef".into(), weight: -0.8 };
+        recipe.loras = vec![lora];
+        assert!(recipe.parameters().contains("Lora hashes: \"b: 0123456789\", RNG"), "{}", recipe.parameters());
         recipe.guidance = 0.1 + 0.2;
         assert_eq!(Recipe::from_json(&recipe.to_json())?, recipe);
         let later = recipe.to_json().replace("\"format\":1", "\"format\":2");

@@ -77,6 +77,8 @@ pub struct ClipTokenizer {
     end: u32,
     padding: u32,
     context_length: usize,
+    /// How many ids a learned token stands for, by its first id.
+    learned: BTreeMap<u32, u32>,
 }
 
 impl std::fmt::Debug for ClipTokenizer {
@@ -169,7 +171,43 @@ impl ClipTokenizer {
         added.retain(|t| t.content != self.special.padding || self.special.padding == self.special.end);
         added.push(AddedToken::from(token, true));
         let settings = Settings { special, added, ids: BTreeMap::new(), context_length: self.context_length };
-        Self::build(self.vocabulary.clone(), self.merges.clone(), settings).map_err(Error::request)
+        let rebuilt = Self::build(self.vocabulary.clone(), self.merges.clone(), settings).map_err(Error::request)?;
+        Ok(Self { learned: self.learned.clone(), ..rebuilt })
+    }
+
+    /// The same tokenizer with a token that was learned by textual inversion (Gal et al. 2022,
+    /// <https://arxiv.org/abs/2208.01618>): wherever a text spells it, in any case, it becomes `vectors` ids from `first_id`
+    /// on. A token of letters at both ends is found only as a whole word.
+    ///
+    /// # Errors
+    /// No text, no vectors; a token that the vocabulary has already; ids that it uses.
+    pub fn with_learned(&self, token: &str, first_id: u32, vectors: usize) -> Result<Self> {
+        if token.trim().is_empty() || vectors == 0 {
+            return Err(Error::request(format!("a learned token {token:?} of {vectors} vectors means nothing")));
+        }
+        if self.vocabulary.contains_key(token) {
+            return Err(Error::request(format!("the tokenizer already has a token {token:?}"))
+                .with_help("rename the token: it is the key in the file, or the file's name"));
+        }
+        let last = u32::try_from(vectors - 1).ok().and_then(|more| first_id.checked_add(more));
+        let free = (first_id as usize) >= self.vocabulary_size();
+        let Some(last) = last.filter(|_| free) else {
+            return Err(Error::request(format!("the ids from {first_id} on are not free for {token:?}")));
+        };
+        let letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let whole_word = letter(token.chars().next()) && letter(token.chars().next_back());
+        let mut added = self.added.clone();
+        added.push(AddedToken::from(token, true).normalized(true).single_word(whole_word));
+        let settings = Settings {
+            special: self.special.clone(),
+            added,
+            ids: BTreeMap::from([(token.to_owned(), first_id)]),
+            context_length: self.context_length,
+        };
+        let rebuilt = Self::build(self.vocabulary.clone(), self.merges.clone(), settings).map_err(Error::request)?;
+        let mut learned = self.learned.clone();
+        learned.insert(first_id, last - first_id + 1);
+        Ok(Self { learned, ..rebuilt })
     }
 
     fn build(
@@ -230,7 +268,18 @@ impl ClipTokenizer {
                 .add_prefix_space(false),
         ));
         inner.add_special_tokens(added.clone()).map_err(crate_error)?;
-        Ok(Self { inner, vocabulary, merges, special, added, start, end, padding, context_length })
+        Ok(Self {
+            inner,
+            vocabulary,
+            merges,
+            special,
+            added,
+            start,
+            end,
+            padding,
+            context_length,
+            learned: BTreeMap::new(),
+        })
     }
 
     /// The ids of a text, without start, end and padding.
@@ -240,7 +289,11 @@ impl ClipTokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|e| Error::failure(format!("the text cannot be tokenized: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        if self.learned.is_empty() {
+            return Ok(ids.to_vec());
+        }
+        Ok(ids.iter().flat_map(|id| *id..id + self.learned.get(id).copied().unwrap_or(1)).collect())
     }
 
     /// The words into which a text is split before merging, their bytes as [`byte_symbols`]; marks of start and end that
@@ -311,7 +364,8 @@ impl ClipTokenizer {
 
     /// One more than the largest id: the rows that a text encoder's embedding must have.
     pub fn vocabulary_size(&self) -> usize {
-        self.vocabulary.values().max().map_or(0, |id| *id as usize + 1)
+        let ends = self.vocabulary.values().map(|id| id + self.learned.get(id).copied().unwrap_or(1));
+        ends.max().unwrap_or(0) as usize
     }
 
     /// Writes the folder that diffusers and transformers open: `vocab.json`, `merges.txt`, `tokenizer.json`,
@@ -555,6 +609,24 @@ mod tests {
         // As in transformers, an exclamation mark in the text is the padding token too.
         assert_eq!(tiny.encode_window("a!")?[..5], [512, 64 + 256, 0, 513, 0]);
         assert!(ClipTokenizer::tiny().with_padding("[PAD]").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn learned_tokens_take_their_ids_wherever_they_are_spelled() -> Result<()> {
+        let tiny = ClipTokenizer::tiny();
+        let learned = tiny.with_learned("<cat>", 514, 1)?.with_learned("My-Style", 515, 3)?;
+        assert_eq!(learned.vocabulary_size(), 518);
+        assert_eq!(learned.encode("a<cat>b")?, [64 + 256, 514, 65 + 256]);
+        assert_eq!(learned.encode("a my-style")?, [64 + 256, 515, 516, 517]);
+        // Within a longer word it is no word.
+        assert_eq!(learned.encode("my-styles")?, tiny.encode("my-styles")?);
+        assert_eq!(learned.with_padding("!")?.encode("<cat> my-style")?, [514, 515, 516, 517]);
+        for (token, id, vectors) in
+            [("<cat>", 518, 1), ("new", 517, 1), (" ", 518, 1), ("new", 518, 0), ("x", u32::MAX, 2)]
+        {
+            assert!(learned.with_learned(token, id, vectors).is_err(), "{token}");
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The library as its users see it, against the reference implementations' results.
 
+mod adapters;
 mod clip_tokenizer;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;

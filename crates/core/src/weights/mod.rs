@@ -3,7 +3,9 @@
 mod bytes;
 mod checkpoint;
 mod describe;
+mod extended;
 mod fit;
+mod lora;
 mod open;
 mod params;
 mod pickle;
@@ -16,7 +18,9 @@ mod view;
 
 pub use checkpoint::Checkpoint;
 pub use describe::{Description, describe, scan_finite};
+pub use extended::Extended;
 pub use fit::{Fit, Misshapen, check};
+pub use lora::{Lora, LoraLayout, LoraTarget, Merged};
 pub use open::{locate, open};
 pub use params::{Init, ParameterSpec, Params};
 pub use safetensors::Safetensors;

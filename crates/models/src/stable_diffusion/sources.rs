@@ -3,8 +3,8 @@
 use super::original_keys::{self, Part};
 use super::{StableDiffusion, StableDiffusionConfig, detect};
 use crate::{autoencoder_kl, clip_text};
-use conjure_core::weights::{self, ParameterSpec, Renamed, TensorSource, View};
-use conjure_core::{Error, Result};
+use conjure_core::weights::{self, Extended, Lora, Merged, ParameterSpec, Renamed, TensorSource, View};
+use conjure_core::{Error, Result, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -56,6 +56,26 @@ impl Sources {
     /// The weights of a component.
     pub fn get(&self, component: &str) -> Option<Arc<dyn TensorSource>> {
         self.components.get(component).cloned()
+    }
+
+    /// The same weights with LoRAs merged in as they are loaded, each times the number beside it. They must have been opened
+    /// for [`StableDiffusion::lora_targets`] of this model's config.
+    pub fn with_loras(self, loras: &[(Arc<Lora>, f64)]) -> Self {
+        let merged = |(component, source)| {
+            (component, Arc::new(Merged::new(source, component, loras.to_vec())) as Arc<dyn TensorSource>)
+        };
+        Self { components: self.components.into_iter().map(merged).collect() }
+    }
+
+    /// The same weights with `rows (n, hidden_size)` after those of a text encoder's token embedding: what textual inversion
+    /// learns. The config's `vocab_size` must grow with them.
+    ///
+    /// # Errors
+    /// The model has no such text encoder, or one of another width.
+    pub fn with_token_rows(mut self, component: &'static str, rows: Tensor) -> Result<Self> {
+        let source = self.get(component).ok_or_else(|| Error::request(format!("the model has no {component}")))?;
+        self.components.insert(component, Arc::new(Extended::new(source, clip_text::TOKEN_EMBEDDING, rows)?));
+        Ok(self)
     }
 
     /// Compares what the models ask for with what there is, before memory is taken.

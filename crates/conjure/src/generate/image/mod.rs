@@ -5,6 +5,7 @@
 //!              -> pipeline (sampler over the U-Net) -> pixels (autoencoder's decoder) -> Generation
 //! ```
 
+mod adapters;
 mod inputs;
 pub mod inspect;
 mod job;
@@ -20,6 +21,7 @@ mod strip;
 mod tiny;
 mod words;
 
+pub use adapters::{Adapters, LoraFile};
 pub use conjure_core::rng::Mode as RngMode;
 pub use conjure_core::sampling::{Sampler, Schedule};
 pub use open::BUILT_IN;

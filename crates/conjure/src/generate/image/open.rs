@@ -1,5 +1,6 @@
 //! From a path to a pipeline.
 
+use super::adapters::Recorded;
 use super::pipeline::Pipeline;
 use super::tiny;
 use super::words::Tokenizers;
@@ -76,6 +77,7 @@ impl Pipeline {
             file: Some(path.to_path_buf()),
             tokenizer_path: tokenizer.map(Path::to_path_buf),
             digest: OnceLock::new(),
+            adapters: Recorded::default(),
         })
     }
 
@@ -95,6 +97,7 @@ impl Pipeline {
             file: None,
             tokenizer_path: None,
             digest: OnceLock::from(format!("{BUILT_IN} {} seed {seed}", env!("CARGO_PKG_VERSION"))),
+            adapters: Recorded::default(),
         })
     }
 

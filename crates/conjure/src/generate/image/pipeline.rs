@@ -1,5 +1,6 @@
 //! The pipeline: one request, one run of the sampler over the U-Net.
 
+use super::adapters::Recorded;
 use super::inputs::Inputs;
 use super::job::Job;
 use super::request::{ImageRequest, STRIP_STEPS, Strip};
@@ -80,6 +81,7 @@ pub struct Pipeline {
     /// The model's files; `None` for the built-in model.
     pub(super) file: Option<PathBuf>,
     pub(super) digest: OnceLock<String>,
+    pub(super) adapters: Recorded,
 }
 
 impl Pipeline {

@@ -45,6 +45,8 @@ impl Job<'_> {
             strength: request.init.as_ref().map(|_| request.strength()),
             mask: input(request.mask.as_deref())?,
             noise: input(request.noise.as_deref())?,
+            loras: self.pipeline.adapters.loras.clone(),
+            embeddings: self.pipeline.adapters.embeddings.clone(),
             strip: None,
             settings,
             picture: String::new(),
@@ -53,7 +55,7 @@ impl Job<'_> {
 }
 
 impl ImageRequest {
-    /// The request that makes the recipe's batch again.
+    /// The request that makes the recipe's batch again, with the recipe's [`super::Adapters`] on its model.
     ///
     /// # Errors
     /// Another command's recipe, a name or a setting that this version does not know, a file that is missing or has changed.
@@ -115,7 +117,7 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 /// The file, if it is still the one that the picture was made from.
-fn unchanged(input: Option<&Input>) -> Result<Option<PathBuf>> {
+pub(super) fn unchanged(input: Option<&Input>) -> Result<Option<PathBuf>> {
     let Some(input) = input else { return Ok(None) };
     let path = PathBuf::from(&input.path);
     if !path.is_file() {
