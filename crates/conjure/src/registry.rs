@@ -32,6 +32,13 @@ impl std::fmt::Display for Paper {
     }
 }
 
+const CLIP: Paper = Paper {
+    authors: "Radford et al.",
+    title: "Learning Transferable Visual Models From Natural Language Supervision",
+    year: 2021,
+    link: "https://arxiv.org/abs/2103.00020",
+};
+
 const LATENT_DIFFUSION: Paper = Paper {
     authors: "Rombach, Blattmann, Lorenz, Esser & Ommer",
     title: "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -44,13 +51,14 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "clip_text",
         makes: "what a prompt means, as numbers that other models can attend to",
-        paper: Paper {
-            authors: "Radford et al.",
-            title: "Learning Transferable Visual Models From Natural Language Supervision",
-            year: 2021,
-            link: "https://arxiv.org/abs/2103.00020",
-        },
+        paper: CLIP,
         presets: &["ViT-L/14", "OpenCLIP ViT-H/14", "OpenCLIP ViT-bigG/14"],
+    },
+    Family {
+        name: "clip_vision",
+        makes: "what a picture shows, as numbers beside those of texts",
+        paper: CLIP,
+        presets: &["ViT-B/32", "ViT-L/14"],
     },
     Family {
         name: "unet_2d_condition",

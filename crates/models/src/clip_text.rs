@@ -9,28 +9,19 @@
 //! | `I_e`, `T_e` | arguments of [`contrastive_loss`] |
 //! | `t`, learned temperature | `logit_scale`, of which the exponential is taken |
 //!
-//! What differs: the picture tower is not here. OpenCLIP's text encoders (SD 2.x: ViT-H/14, SDXL: ViT-bigG/14) are this
+//! What differs: the picture tower is in `clip_vision`; both below one `Params` have the keys of transformers' `CLIPModel`. OpenCLIP's text encoders (SD 2.x: ViT-H/14, SDXL: ViT-bigG/14) are this
 //! model with exact GELU. Diffusers cuts the last of ViT-H's 24 layers off and so takes the penultimate one by config;
 //! SDXL takes the penultimate one by [`ClipText::features`].
 
-use conjure_core::blocks::{Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
+pub use conjure_core::blocks::HiddenAct;
+use conjure_core::blocks::{Embedding, EncoderLayer, EncoderLayerConfig, LayerNorm, Linear};
 use conjure_core::config::{self, MAX_FEATURES, MAX_LAYERS};
-use conjure_core::probe::{Probe, Quantity, offer};
+use conjure_core::probe::Probe;
 use conjure_core::weights::Params;
 use conjure_core::{D, Error, Result, Tensor, ops};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// The activation between the two layers of the MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HiddenAct {
-    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
-    QuickGelu,
-    /// Exact GELU: OpenCLIP.
-    Gelu,
-}
 
 /// The encoder's `config.json`, in transformers' words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -244,66 +235,6 @@ impl Embeddings {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-    act: HiddenAct,
-}
-
-impl Mlp {
-    fn new(params: &Params, config: &ClipTextConfig) -> Result<Self> {
-        let ClipTextConfig { hidden_size, intermediate_size, hidden_act: act, .. } = *config;
-        Ok(Self {
-            fc1: Linear::new(&params.sub("fc1"), hidden_size, intermediate_size, true)?,
-            fc2: Linear::new(&params.sub("fc2"), intermediate_size, hidden_size, true)?,
-            act,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.fc1.forward(x)?; // (batch, time, intermediate_size)
-        let h = match self.act {
-            HiddenAct::QuickGelu => ops::quick_gelu(&h)?,
-            HiddenAct::Gelu => ops::gelu(&h)?,
-        };
-        self.fc2.forward(&h) // (batch, time, hidden_size)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct EncoderLayer {
-    layer_norm1: LayerNorm,
-    self_attn: Attention,
-    layer_norm2: LayerNorm,
-    mlp: Mlp,
-    path: String,
-}
-
-impl EncoderLayer {
-    fn new(params: &Params, config: &ClipTextConfig) -> Result<Self> {
-        let ClipTextConfig { hidden_size, num_attention_heads: heads, layer_norm_eps: eps, .. } = *config;
-        let head_dim = hidden_size / heads;
-        let attention =
-            AttentionConfig { query_dim: hidden_size, context_dim: hidden_size, heads, head_dim, bias: true };
-        Ok(Self {
-            layer_norm1: LayerNorm::new(&params.sub("layer_norm1"), hidden_size, eps)?,
-            self_attn: Attention::with_names(&params.sub("self_attn"), attention, AttentionNames::TRANSFORMERS)?
-                .causal(),
-            layer_norm2: LayerNorm::new(&params.sub("layer_norm2"), hidden_size, eps)?,
-            mlp: Mlp::new(&params.sub("mlp"), config)?,
-            path: params.path().to_owned(),
-        })
-    }
-
-    fn forward(&self, x: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        let x = ops::add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?, None, None, probe)?)?;
-        let x = ops::add(&x, &self.mlp.forward(&self.layer_norm2.forward(&x)?)?)?;
-        offer(probe, &self.path, Quantity::Activation, &x)?;
-        Ok(x) // (batch, time, hidden_size)
-    }
-}
-
 /// What the encoder says of a batch of texts.
 #[derive(Clone, Debug)]
 pub struct ClipTextOutput {
@@ -342,10 +273,18 @@ impl ClipText {
         } else {
             None
         };
+        let layer = EncoderLayerConfig {
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_attention_heads: config.num_attention_heads,
+            hidden_act: config.hidden_act,
+            layer_norm_eps: config.layer_norm_eps,
+            causal: true,
+        };
         Ok(Self {
             embeddings: Embeddings::new(&text_model.sub("embeddings"), config)?,
             layers: (0..config.num_hidden_layers)
-                .map(|n| EncoderLayer::new(&layers.sub(n), config))
+                .map(|n| EncoderLayer::new(&layers.sub(n), layer))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(
                 &text_model.sub("final_layer_norm"),

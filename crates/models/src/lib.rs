@@ -2,5 +2,6 @@
 
 pub mod autoencoder_kl;
 pub mod clip_text;
+pub mod clip_vision;
 pub mod stable_diffusion;
 pub mod unet_2d_condition;

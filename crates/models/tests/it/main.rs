@@ -2,6 +2,7 @@
 
 mod autoencoder_kl;
 mod clip_text;
+mod clip_vision;
 mod fixture;
 mod single_file;
 mod stable_diffusion;
