@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod data;
 mod image;
 mod interrupt;
 mod models;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
+        Command::Data(command) => data::run(command),
     };
     match outcome {
         Ok(code) => code,

@@ -1,5 +1,6 @@
 //! Generative AI on your own hardware: pictures, text and code from words.
 
+pub mod data;
 pub mod digest;
 pub mod evaluate;
 pub mod generate;

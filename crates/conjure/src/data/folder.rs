@@ -1,0 +1,238 @@
+//! The user's own pictures with captions.
+//!
+//! Either every picture has a text file of the same name beside it (`x.png`, `x.txt`), or one `metadata.jsonl` names
+//! pictures and captions (`file_name`, `text`), as the ImageFolder of Hugging Face's `datasets` has it. Folders in the folder
+//! belong to it.
+
+use super::archive::{self, Line, METADATA};
+use super::dataset::{Dataset, Pixels, Record, Skipped};
+use crate::image_file::Picture;
+use crate::image_file::picture::decode_bytes;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Larger picture files are refused before they are read.
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
+/// No caption is longer.
+const MAX_CAPTION_BYTES: u64 = 64 << 10;
+/// A longer caption table is refused.
+const MAX_METADATA_BYTES: u64 = 1 << 30;
+/// More files than this are refused.
+const MAX_FILES: usize = 5_000_000;
+/// Folders nested deeper are not looked into.
+const MAX_DEPTH: usize = 16;
+const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+const CAPTIONS: &str = "put a text file beside every picture (x.png, x.txt), or one metadata.jsonl with lines such as \
+    {\"file_name\": \"x.png\", \"text\": \"a red heart\"}";
+
+/// A picture that may be used: path below the folder, with `/` between the parts, and what is known about it.
+type Candidate = (String, Record);
+
+/// See [`Dataset::folder`].
+pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
+    let mut skipped = Skipped::default();
+    let table = folder.join(METADATA);
+    let candidates = if table.is_file() { listed(&table)? } else { captioned(folder, &mut skipped)? };
+    // Only decoding tells whether a picture is whole.
+    let checked: Vec<_> = candidates
+        .into_par_iter()
+        .map(|(name, mut record)| {
+            let path = folder.join(&name);
+            let digest = read_bytes(&path).map_err(|e| reason(&e)).and_then(|bytes| {
+                decode(&bytes)?;
+                Ok(Sha256::digest(&bytes))
+            });
+            if record.source.is_empty() {
+                record.source = name.clone();
+            }
+            (name, path, record, digest)
+        })
+        .collect();
+    let mut hasher = Sha256::new();
+    let (mut records, mut files) = (Vec::new(), Vec::new());
+    for (name, path, record, digest) in checked {
+        match digest {
+            Ok(digest) => {
+                let line = Line { file_name: name, text: String::new(), record };
+                let text = serde_json::to_string(&line).map_err(|e| Error::file(&path, e.to_string()))?;
+                hasher.update((text.len() as u64).to_le_bytes());
+                hasher.update(text.as_bytes());
+                hasher.update(digest);
+                records.push(line.record);
+                files.push(path);
+            }
+            Err(reason) => skipped.files.push((path, reason)),
+        }
+    }
+    if let Some((path, reason)) = skipped.files.first().filter(|_| strict) {
+        let others = match skipped.files.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        return Err(Error::file(path, format!("{reason}{others}"))
+            .with_help("repair or remove it, or have what cannot be used skipped by leaving out --strict"));
+    }
+    if records.is_empty() {
+        let first = skipped.files.first().map(|(path, reason)| format!("; {}: {reason}", path.display()));
+        return Err(
+            Error::file(folder, format!("no picture can be used{}", first.unwrap_or_default())).with_help(CAPTIONS)
+        );
+    }
+    Ok((Dataset::new(records, Pixels::Folder(files), crate::digest::hex(&hasher.finalize())), skipped))
+}
+
+/// Writes a folder's usable pictures as one file (see [`archive`]); the pictures' own bytes are kept.
+///
+/// # Errors
+/// As [`Dataset::folder`], and a place that cannot be written to.
+pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skipped)> {
+    let (set, skipped) = open(folder, strict)?;
+    let Pixels::Folder(files) = set.pixels() else { return Err(Error::file(folder, "is no folder of pictures")) };
+    let records: Vec<Record> = (0..set.len()).map(|i| set.record(i).clone()).collect();
+    let name = |path: &PathBuf| {
+        let inner = path.strip_prefix(folder).unwrap_or(path);
+        inner.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    };
+    let names: Vec<String> = files.iter().map(name).collect();
+    let description = json!({ "format": "conjure data set 1", "pictures": records.len() });
+    archive::write(file, &description, &names, &records, |i| read_bytes(&files[i]))?;
+    Ok((Dataset::open(file)?, skipped))
+}
+
+/// A picture file on white.
+pub(super) fn read(path: &Path) -> Result<Picture> {
+    decode(&read_bytes(path)?).map_err(|m| Error::file(path, m))
+}
+
+/// Decodes PNG, JPEG or WebP bytes, upright, on white; sizes are checked before memory is taken.
+pub(super) fn decode(bytes: &[u8]) -> std::result::Result<Picture, String> {
+    let image = decode_bytes(bytes)?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let rgb = if image.color().has_alpha() {
+        let on_white = |c: u8, alpha: u8| {
+            let (c, alpha) = (u32::from(c), u32::from(alpha));
+            ((c * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+        };
+        let rgba = image.into_rgba8().into_raw();
+        rgba.chunks_exact(4).flat_map(|p| [on_white(p[0], p[3]), on_white(p[1], p[3]), on_white(p[2], p[3])]).collect()
+    } else {
+        image.into_rgb8().into_raw()
+    };
+    Picture::new(width, height, rgb).map_err(|e| e.to_string())
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    bounded(path, MAX_FILE_BYTES)
+}
+
+fn bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(path, "there is no such file"),
+        _ => Error::io(path, e),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::file(path, format!("larger than {} bytes", limit)));
+    }
+    Ok(bytes)
+}
+
+/// An error's message without the path, which is named beside it.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::File { message, .. } => message.clone(),
+        Error::Io { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The pictures that `metadata.jsonl` names.
+fn listed(table: &Path) -> Result<Vec<Candidate>> {
+    let text =
+        String::from_utf8(bounded(table, MAX_METADATA_BYTES)?).map_err(|_| Error::file(table, "is not UTF-8"))?;
+    let mut seen = BTreeSet::new();
+    let mut candidates = Vec::new();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let refused = |m: String| Error::file(table, format!("line {}: {m}", n + 1)).with_help(CAPTIONS);
+        let Line { file_name, record, .. } = Line::parse(line).map_err(refused)?;
+        // A table from a stranger must not reach files elsewhere.
+        let inside = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
+        if file_name.is_empty() || !inside || file_name.contains('\\') {
+            return Err(refused(format!("file_name {file_name:?} is not a file of the folder")));
+        }
+        if record.labels.values().all(|label| label.trim().is_empty()) {
+            return Err(refused(format!("{file_name} has no text")));
+        }
+        if !seen.insert(file_name.clone()) {
+            return Err(refused(format!("{file_name} is named twice")));
+        }
+        candidates.push((file_name, record));
+    }
+    Ok(candidates)
+}
+
+/// The pictures that have a text file beside them.
+fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
+    let mut names = Vec::new();
+    list(folder, &mut Vec::new(), &mut names)?;
+    names.sort();
+    let mut candidates = Vec::new();
+    let mut missing = 0;
+    for name in names {
+        let path = folder.join(&name);
+        let caption = path.with_extension("txt");
+        if !caption.is_file() {
+            missing += 1;
+            skipped.files.push((path, "has no caption: there is no text file of the same name".to_owned()));
+            continue;
+        }
+        let text = bounded(&caption, MAX_CAPTION_BYTES).map_err(|e| reason(&e));
+        let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()));
+        match text.map(|text| text.trim().to_owned()) {
+            Ok(text) if text.is_empty() => skipped.files.push((path, "its caption is empty".to_owned())),
+            Ok(text) => {
+                let labels = Arc::new([("en".to_owned(), text)].into());
+                candidates.push((name, Record { labels, ..Record::default() }));
+            }
+            Err(reason) => skipped.files.push((path, format!("its caption cannot be read: {reason}"))),
+        }
+    }
+    if candidates.is_empty() {
+        let message = match missing {
+            0 => "holds no pictures (PNG, JPEG or WebP) with captions".to_owned(),
+            n => format!("captions are missing: none of its {n} pictures has one"),
+        };
+        return Err(Error::file(folder, message).with_help(CAPTIONS));
+    }
+    Ok(candidates)
+}
+
+/// Names of picture files below `folder`, hidden ones left out.
+fn list(folder: &Path, parts: &mut Vec<String>, names: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
+            continue;
+        };
+        parts.push(name.to_owned());
+        if path.is_dir() {
+            if parts.len() < MAX_DEPTH {
+                list(&path, parts, names)?;
+            }
+        } else if path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e.eq_ignore_ascii_case(ending))) {
+            names.push(parts.join("/"));
+            if names.len() > MAX_FILES {
+                return Err(Error::file(folder, format!("holds more than {MAX_FILES} pictures")));
+            }
+        }
+        parts.pop();
+    }
+    Ok(())
+}
