@@ -7,10 +7,14 @@
 //! | [`objective`] | what does a model bring to be trained? |
 //! | [`schedule`] | how large are the steps? |
 //! | [`order`] | which examples come when? |
+//! | [`pictures`] | which pictures does a recipe ask for? |
+//! | [`autoencoder_kl`] | how is each model trained? |
 
+pub mod autoencoder_kl;
 pub mod export;
 pub mod objective;
 pub mod order;
+pub mod pictures;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
@@ -26,7 +30,10 @@ use crate::{Error, Result};
 type Build = fn(&Recipe) -> Result<Box<dyn Objective>>;
 
 /// What can be trained: the recipe's word for it, what it is, how it is made.
-pub const OBJECTIVES: &[(&str, &str, Build)] = &[];
+pub const OBJECTIVES: &[(&str, &str, Build)] =
+    &[("autoencoder_kl", "the autoencoder between pictures and latents", |recipe| {
+        Ok(Box::new(autoencoder_kl::Autoencoder::new(recipe)?))
+    })];
 
 fn objective_names() -> String {
     OBJECTIVES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")

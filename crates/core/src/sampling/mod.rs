@@ -25,7 +25,7 @@ mod beta_distribution;
 
 pub use denoiser::ModelDenoiser;
 pub use guidance::Guidance;
-pub use noise_schedule::{NoiseSchedule, PredictionType};
+pub use noise_schedule::{NoiseSchedule, PredictionType, betas};
 pub use plan::{Plan, Progress, Step};
 pub use sampler::{Sampler, Schedule};
 pub use scheduler_config::SchedulerConfig;

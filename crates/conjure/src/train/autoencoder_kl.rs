@@ -1,0 +1,290 @@
+//! Training of the autoencoder of latent diffusion (Rombach et al. 2022, section 3.1 and appendix G).
+
+use super::export;
+use super::objective::{Batch, Losses, Network, Objective};
+use super::pictures::{Pictures, to_tensor};
+use super::recipe::Recipe;
+use crate::data::Split;
+use crate::evaluate::{psnr, ssim};
+use crate::generate::image::pixels::to_pictures;
+use crate::image_file::{Picture, grid};
+use crate::{Error, Result};
+use conjure_core::probe::NoProbe;
+use conjure_core::rng::{self, Generator};
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device, Tensor};
+use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Pictures that are encoded and decoded at once when nothing is trained.
+const CHUNK: usize = 32;
+/// Held-out pictures that a validation looks at.
+const VALIDATION: usize = 256;
+/// Pictures on the sheet of samples.
+const SHEET: usize = 16;
+
+/// The table `[autoencoder_kl]` of a recipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The architecture, in the words of diffusers' `config.json`.
+    pub model: AutoencoderKlConfig,
+    /// Folder of an autoencoder to begin with instead of random weights.
+    pub start: Option<PathBuf>,
+    /// Which part is trained.
+    pub part: Part,
+    /// Weight of the mean absolute error of pixel values in -1 to 1.
+    pub l1: f64,
+    /// Weight of their mean squared error.
+    pub l2: f64,
+    /// Weight of the divergence of the latents' distribution from the standard normal, summed over a picture's latents and
+    /// divided by its number of pixel values: the same balance as Rombach et al.'s `1e-6` beside sums.
+    pub kl_weight: f64,
+    /// Mirror pictures, shift them by up to 4 pixels and exchange their colour channels.
+    pub augment: bool,
+}
+
+/// Which part of the autoencoder is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Encoder and decoder.
+    #[default]
+    All,
+    /// The decoder alone: latents that were computed before stay valid.
+    Decoder,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: AutoencoderKlConfig::default(),
+            start: None,
+            part: Part::All,
+            l1: 1.0,
+            l2: 1.0,
+            kl_weight: 1e-6,
+            augment: true,
+        }
+    }
+}
+
+/// The autoencoder with its pictures.
+pub struct Autoencoder {
+    settings: Settings,
+    model: AutoencoderKl,
+    networks: Vec<Network>,
+    params: Params,
+    pictures: Pictures,
+}
+
+impl Autoencoder {
+    /// What the recipe describes.
+    ///
+    /// # Errors
+    /// Settings or data that cannot be used.
+    pub fn new(recipe: &Recipe) -> Result<Self> {
+        let settings: Settings = recipe.own()?;
+        settings.model.check()?;
+        let factor = settings.model.downscale();
+        if !recipe.data.size.is_multiple_of(factor) {
+            return Err(Error::request(format!(
+                "data.size is {}, not a multiple of {factor}, by which the autoencoder scales down",
+                recipe.data.size
+            )));
+        }
+        let pictures = Pictures::open(&recipe.data, recipe.seed)?;
+        let params = match &settings.start {
+            Some(folder) => Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu),
+            None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
+        }
+        .trainable();
+        let model = AutoencoderKl::new(&params, &settings.model)?;
+        let network = Network::new("autoencoder", &params)?;
+        let network = match settings.part {
+            Part::All => network,
+            Part::Decoder => network.only(|name| name.starts_with("decoder.") || name.starts_with("post_quant_conv.")),
+        };
+        Ok(Self { settings, model, networks: vec![network], params, pictures })
+    }
+
+    fn batch(&self, batch: &Batch) -> Result<Tensor> {
+        let train = self.pictures.split(Split::Train);
+        let indices: Vec<usize> = batch.indices.iter().map(|&i| train[i]).collect();
+        if !self.settings.augment {
+            return self.pictures.tensor(&indices, &Device::Cpu);
+        }
+        let draws = batch.generator("augmentation").uniform(indices.len() * 5);
+        let size = self.pictures.size();
+        let changed: Vec<Vec<u8>> = indices
+            .iter()
+            .zip(draws.chunks_exact(5))
+            .map(|(&i, draws)| augmented(self.pictures.rgb(i), size, draws))
+            .collect();
+        to_tensor(&changed.iter().map(Vec::as_slice).collect::<Vec<_>>(), size, &Device::Cpu)
+    }
+
+    fn reconstruct(&self, indices: &[usize]) -> Result<Vec<Picture>> {
+        let mut pictures = Vec::with_capacity(indices.len());
+        for chunk in indices.chunks(CHUNK) {
+            let x = self.pictures.tensor(chunk, &Device::Cpu)?;
+            let latents = self.model.encode(&x, &mut NoProbe)?.mode().detach();
+            pictures.extend(to_pictures(&self.model.decode(&latents, &mut NoProbe)?.detach())?);
+        }
+        Ok(pictures)
+    }
+
+    /// Held-out pictures, spread evenly over all there are.
+    fn held_out(&self, count: usize) -> Vec<usize> {
+        let all = self.pictures.split(Split::HeldOutConcept);
+        let count = count.min(all.len());
+        (0..count).map(|i| all[i * all.len() / count]).collect()
+    }
+
+    /// One over the standard deviation of the latents of training pictures: Rombach et al. 2022, appendix G.
+    fn scaling_factor(&self) -> Result<f64> {
+        let train = self.pictures.split(Split::Train);
+        let count = train.len().min(512);
+        let (mut n, mut sum, mut squares) = (0, 0.0, 0.0);
+        for chunk in (0..count).map(|i| train[i * train.len() / count]).collect::<Vec<_>>().chunks(CHUNK) {
+            let distribution = self.model.encode(&self.pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?;
+            let noise = rng::randn(&mut rng::keyed(0, "latents"), distribution.mean.shape(), &Device::Cpu)?;
+            for z in distribution.sample(&noise)?.detach().flatten_all()?.to_vec1::<f32>()? {
+                n += 1;
+                sum += f64::from(z);
+                squares += f64::from(z).powi(2);
+            }
+        }
+        let mean = sum / f64::from(n);
+        Ok(1.0 / (squares / f64::from(n) - mean * mean).max(1e-12).sqrt())
+    }
+}
+
+/// A picture mirrored, shifted and with exchanged colours as `draws` (five numbers in 0 to 1) say. What is shifted in is white.
+fn augmented(rgb: &[u8], size: usize, draws: &[f32]) -> Vec<u8> {
+    const SHIFT: f32 = 4.0;
+    const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let mirror = draws[0] < 0.5;
+    let shift = |draw: f32| (draw * (2.0 * SHIFT + 1.0)).floor().min(2.0 * SHIFT) as isize - SHIFT as isize;
+    let (dx, dy) = (shift(draws[1]), shift(draws[2]));
+    let order = if draws[3] < 0.5 { ORDERS[0] } else { ORDERS[((draws[4] * 6.0) as usize).min(5)] };
+    let mut out = vec![255; rgb.len()];
+    for y in 0..size {
+        let Some(from_y) = y.checked_add_signed(dy).filter(|y| *y < size) else { continue };
+        for x in 0..size {
+            let Some(from_x) = x.checked_add_signed(dx).filter(|x| *x < size) else { continue };
+            let from_x = if mirror { size - 1 - from_x } else { from_x };
+            let (to, from) = ((y * size + x) * 3, (from_y * size + from_x) * 3);
+            for channel in 0..3 {
+                out[to + channel] = rgb[from + order[channel]];
+            }
+        }
+    }
+    out
+}
+
+impl Objective for Autoencoder {
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn examples(&self) -> usize {
+        self.pictures.split(Split::Train).len()
+    }
+
+    fn data_digest(&self) -> String {
+        self.pictures.digest().to_owned()
+    }
+
+    fn describe(&self, index: usize) -> String {
+        self.pictures.describe(self.pictures.split(Split::Train)[index])
+    }
+
+    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+        let x = self.batch(batch)?; // (batch, 3, size, size)
+        let mut distribution = self.model.encode(&x, &mut NoProbe)?;
+        if self.settings.part == Part::Decoder {
+            distribution.mean = distribution.mean.detach();
+            distribution.logvar = distribution.logvar.detach();
+        }
+        let noise = rng::randn(&mut batch.generator("posterior"), distribution.mean.shape(), x.device())?;
+        let z = distribution.sample(&noise)?; // (batch, latent_channels, h, w)
+        let reconstruction = self.model.decode(&z, &mut NoProbe)?; // (batch, 3, size, size)
+        let error = (&reconstruction - &x)?;
+        let (l1, l2) = (error.abs()?.mean_all()?, error.sqr()?.mean_all()?);
+        let values_per_picture = (x.elem_count() / x.dim(0)?) as f64;
+        let kl = (distribution.kl()?.mean_all()? / values_per_picture)?;
+        let loss = (((&l1 * self.settings.l1)? + (&l2 * self.settings.l2)?)? + (&kl * self.settings.kl_weight)?)?;
+        let value = |x: &Tensor| -> Result<f64> { Ok(f64::from(x.to_scalar::<f32>()?)) };
+        let figures = vec![("l1", value(&l1)?), ("l2", value(&l2)?), ("kl", value(&kl)?)];
+        Ok(Losses { terms: vec![(0, loss)], figures })
+    }
+
+    fn validate(&mut self) -> Result<Vec<(String, f64)>> {
+        let indices = self.held_out(VALIDATION);
+        if indices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reconstructions = self.reconstruct(&indices)?;
+        let (mut ratio, mut similarity) = (0.0, 0.0);
+        for (&i, reconstruction) in indices.iter().zip(&reconstructions) {
+            let original = self.pictures.picture(i)?;
+            ratio += psnr(&original, reconstruction)?;
+            similarity += ssim(&original, reconstruction)?;
+        }
+        let n = indices.len() as f64;
+        Ok(vec![("psnr".to_owned(), ratio / n), ("ssim".to_owned(), similarity / n)])
+    }
+
+    /// Held-out pictures above their reconstructions.
+    fn samples(&mut self) -> Result<Option<Picture>> {
+        let indices = self.held_out(SHEET);
+        if indices.is_empty() {
+            return Ok(None);
+        }
+        let originals = indices.iter().map(|&i| self.pictures.picture(i)).collect::<Result<Vec<_>>>()?;
+        let reconstructions = self.reconstruct(&indices)?;
+        let rows: Vec<Picture> = originals
+            .chunks(SHEET / 2)
+            .zip(reconstructions.chunks(SHEET / 2))
+            .flat_map(|(above, below)| [above, below].concat())
+            .collect();
+        grid(&rows, SHEET / 2, 2).map(Some)
+    }
+
+    fn export(&mut self, folder: &Path) -> Result<()> {
+        let config = AutoencoderKlConfig {
+            sample_size: self.pictures.size(),
+            scaling_factor: self.scaling_factor()?,
+            ..self.settings.model.clone()
+        };
+        export::component(
+            folder,
+            "diffusion_pytorch_model.safetensors",
+            &config,
+            Some("AutoencoderKL"),
+            &self.params.variables(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn augmentation_moves_mirrors_and_recolours() {
+        // One dark pixel at (x 10, y 12) whose channels differ.
+        let size = 32;
+        let mut rgb = vec![255; size * size * 3];
+        let at = |x: usize, y: usize| (y * size + x) * 3;
+        rgb[at(10, 12)..][..3].copy_from_slice(&[1, 2, 3]);
+        assert_eq!(augmented(&rgb, size, &[0.9, 0.5, 0.5, 0.1, 0.0]), rgb);
+        let mirrored = augmented(&rgb, size, &[0.1, 0.5, 0.5, 0.1, 0.0]);
+        assert_eq!(mirrored[at(size - 1 - 10, 12)..][..3], [1, 2, 3]);
+        let moved = augmented(&rgb, size, &[0.9, 0.999, 0.0, 0.9, 0.999]);
+        assert_eq!(moved[at(10 - 4, 12 + 4)..][..3], [3, 2, 1]);
+        assert_eq!(moved.iter().filter(|v| **v != 255).count(), 3);
+    }
+}
