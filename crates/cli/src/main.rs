@@ -22,6 +22,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    tune_libraries();
     let arguments = Arguments::parse();
     interrupt::listen();
     let outcome = match arguments.command {
@@ -34,5 +35,20 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => report::failure(&error),
+    }
+}
+
+/// Settings of libraries that can only be made before they are first used.
+fn tune_libraries() {
+    /// `mi_option_purge_delay` of mimalloc.h, which the bindings have no name for.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // After 10 milliseconds, mimalloc's default, freed memory goes back to the system, and a step that takes longer pays
+    // for every page again: a quarter of a training step's time.
+    // SAFETY: an option that may be set at any time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 2000) };
+    // The tensor library's own threads wait in a loop for its next addition, on the cores that our kernels compute on.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: this process has no other thread yet.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
 }
