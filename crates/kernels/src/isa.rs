@@ -27,6 +27,14 @@ pub fn isa() -> Isa {
     })
 }
 
+/// Whether this processor multiplies bf16 (AVX512-BF16), and AVX-512 may be used.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 #[cfg(target_arch = "x86_64")]
 fn detected() -> Isa {
     if is_x86_feature_detected!("avx512f")

@@ -17,6 +17,7 @@ pub mod isa;
 mod moments;
 pub mod norm;
 pub mod optimizer;
+pub mod precision;
 pub mod rope;
 mod scratch;
 mod simd;

@@ -2,7 +2,8 @@
 //! as one JSON line.
 //!
 //!     cargo run --release -p conjure-models --example train_step -- \
-//!         --model autoencoder|unet|transformer [--threads N] [--batch N] [--steps N] [--channels N,N,..] [--layers N]
+//!         --model autoencoder|unet|transformer [--threads N] [--batch N] [--steps N] [--bf16 1] \
+//!         [--channels N,N,..] [--layers N]
 //!
 //! `tools/peers/train_step.py` runs this beside PyTorch.
 #![allow(clippy::print_stdout)] // the report is what this program is for
@@ -13,6 +14,7 @@ use conjure_core::rng::{self, Generator};
 use conjure_core::weights::Params;
 use conjure_core::{DType, Device, Error, Result, Tensor, Var, ops};
 use conjure_kernels::optimizer::{self, AdamW};
+use conjure_kernels::precision::{self, Precision};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::unet_2d_condition::{AddedConditions, PerBlock, UNet2DConditionConfig, UNet2DConditionModel};
@@ -198,11 +200,15 @@ fn main() -> Result<()> {
     let mut means: Vec<(Vec<f32>, Vec<f32>)> =
         variables.iter().map(|v| (vec![0.0; v.elem_count()], vec![0.0; v.elem_count()])).collect();
     let steps = options.number("--steps", 5)?;
+    let precision = if options.number("--bf16", 0)? == 0 { Precision::F32 } else { Precision::Bf16 };
     let (mut seconds, mut losses) = (Vec::with_capacity(steps), Vec::with_capacity(steps));
     for step in 1..=steps {
         let start = Instant::now();
-        let loss = (task.loss)()?;
-        let gradients = loss.backward()?;
+        let (loss, gradients) = precision::with(precision, || -> Result<_> {
+            let loss = (task.loss)()?;
+            let gradients = loss.backward()?;
+            Ok((loss, gradients))
+        })?;
         let norm = variables.iter().filter_map(|v| gradients.get(v)).map(sum_of_squares).sum::<Result<f64>>()?.sqrt();
         let hyper = AdamW {
             lr: 1e-4,

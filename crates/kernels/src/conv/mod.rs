@@ -7,7 +7,7 @@ mod window;
 use crate::gemm::pack::Strided;
 use crate::gemm::{Grid, Micro, Output, Start, block};
 use crate::isa::{Isa, isa};
-use crate::{fresh, threads};
+use crate::{fresh, precision, threads};
 use window::{Pixels, Taps, Window};
 
 /// The shapes of a convolution.
@@ -169,7 +169,7 @@ unsafe fn slide<'a>(
     y: *mut f32,
 ) {
     let [channels_in, channels_out] = channels;
-    let micro = Micro::new(isa);
+    let micro = Micro::new(isa, precision::current());
     let (m, n, k) = (channels_out, window.pixels(), channels_in * window.taps());
     let area = window.height * window.width;
     let y = Output { data: y, stride: n, rows: m, columns: n };
@@ -255,7 +255,7 @@ fn input_gradient_on(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: O
 /// [`input_gradient`] for strides above 1: a matrix product gives what each output sends to each tap, which is then added
 /// to the picture. Channels are independent, so each task has some of them and adds in a fixed order.
 fn scatter(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: Option<&[f32]>, gx: &mut [f32]) {
-    let micro = Micro::new(isa);
+    let micro = Micro::new(isa, precision::current());
     let (group_in, taps, area, pixels) = (g.group_in(), g.taps(), g.input_area(), g.output_area());
     const BUFFER: usize = 1 << 20; // floats that a task may hold
     let channels = (BUFFER / (taps * pixels).max(1)).clamp(1, group_in.div_ceil(4));
@@ -320,7 +320,7 @@ fn weight_gradient_on(isa: Isa, g: &Geometry, x: &[f32], gy: &[f32], gw: &mut [f
     }
     const PARTIAL_SUMS: usize = 1 << 22; // floats for all parts together
     const PARTS: usize = 16;
-    let micro = Micro::new(isa);
+    let micro = Micro::new(isa, precision::current());
     let window = g.window();
     let (m, n, k) = (g.group_out(), g.group_in() * g.taps(), g.output_area());
     let pictures = g.batch.div_ceil(g.batch.min(PARTS).min((PARTIAL_SUMS / gw.len()).max(1)));

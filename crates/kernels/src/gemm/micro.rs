@@ -1,6 +1,18 @@
 //! Micro-kernels: a tile of the output, kept in registers, from one packed panel of each factor.
 
-use crate::isa::Isa;
+use crate::isa::{Isa, has_bf16};
+use crate::precision::Precision;
+
+/// What packed panels hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Floats.
+    F32,
+    /// Floats that were rounded to bf16.
+    Rounded,
+    /// Two consecutive steps of depth in each word, as bf16, the first in the lower half; 0 after an odd number of steps.
+    Pairs,
+}
 
 /// A micro-kernel. `run` overwrites the tile at `c`:
 /// `c[i * ldc + j] = base + sum over p of a[p * rows + i] * b[p * columns + j]` for `i < used_rows`, `j < used_columns`.
@@ -9,6 +21,8 @@ use crate::isa::Isa;
 pub(crate) struct Micro {
     /// The instruction set that it needs.
     pub isa: Isa,
+    /// What it reads.
+    pub format: Format,
     /// Rows of a full tile: the width of a packed panel of the left factor.
     pub rows: usize,
     /// Columns of a full tile: the width of a packed panel of the right factor.
@@ -44,20 +58,34 @@ pub(crate) struct Tile {
 
 impl Micro {
     /// The micro-kernel for `isa`, or for the best instruction set below it that this build has.
-    pub fn new(isa: Isa) -> Self {
+    pub fn new(isa: Isa, precision: Precision) -> Self {
+        let format = match precision {
+            Precision::F32 => Format::F32,
+            Precision::Bf16 if isa == Isa::Avx512 && has_bf16() => Format::Pairs,
+            Precision::Bf16 => Format::Rounded,
+        };
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Self { isa, rows: x86::ROWS_512, columns: 32, run: x86::avx512 },
+            Isa::Avx512 if format == Format::Pairs => {
+                Self { isa, format, rows: x86::ROWS_512, columns: 32, run: x86::avx512_bf16 }
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Self { isa, rows: x86::ROWS_256, columns: 16, run: x86::avx2 },
-            _ => Self { isa: Isa::Portable, rows: PORTABLE_ROWS, columns: PORTABLE_COLUMNS, run: portable },
+            Isa::Avx512 => Self { isa, format, rows: x86::ROWS_512, columns: 32, run: x86::avx512 },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Self { isa, format, rows: x86::ROWS_256, columns: 16, run: x86::avx2 },
+            _ => Self { isa: Isa::Portable, format, rows: PORTABLE_ROWS, columns: PORTABLE_COLUMNS, run: portable },
         }
+    }
+
+    /// Words that each line of a panel takes for `steps` of depth: the `depth` of [`Tile`].
+    pub fn words(&self, steps: usize) -> usize {
+        if self.format == Format::Pairs { steps.div_ceil(2) } else { steps }
     }
 
     /// Computes one tile.
     ///
     /// # Safety
-    /// The processor has `self.isa`; `tile.a` and `tile.b` are panels of `depth` steps of `self.rows` and
+    /// The processor has `self.isa` (and bf16 for pairs of them); `tile.a` and `tile.b` are panels of `depth` steps of `self.rows` and
     /// `self.columns` floats; `tile.c` may be read and written at `used_rows` rows of `used_columns` floats, `ldc` apart;
     /// the base points to as many floats as it needs;
     /// `1 <= used_rows <= self.rows` and `1 <= used_columns <= self.columns`.
@@ -117,48 +145,85 @@ mod x86 {
 
     /// # Safety
     /// See [`super::Micro::run`].
+    #[target_feature(enable = "avx512f")]
     pub unsafe fn avx512(t: Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { any_rows_512::<false>(t) }
+    }
+
+    /// # Safety
+    /// See [`super::Micro::run`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub unsafe fn avx512_bf16(t: Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { any_rows_512::<true>(t) }
+    }
+
+    /// # Safety
+    /// See [`super::Micro::run`].
+    #[inline(always)]
+    unsafe fn any_rows_512<const PAIRS: bool>(t: Tile) {
         // SAFETY: passed on from the caller; each arm computes exactly `used_rows` rows.
         unsafe {
             match t.used_rows {
-                1 => rows_512::<1>(t),
-                2 => rows_512::<2>(t),
-                3 => rows_512::<3>(t),
-                4 => rows_512::<4>(t),
-                5 => rows_512::<5>(t),
-                6 => rows_512::<6>(t),
-                7 => rows_512::<7>(t),
-                8 => rows_512::<8>(t),
-                9 => rows_512::<9>(t),
-                10 => rows_512::<10>(t),
-                11 => rows_512::<11>(t),
-                _ => rows_512::<12>(t),
+                1 => rows_512::<1, PAIRS>(t),
+                2 => rows_512::<2, PAIRS>(t),
+                3 => rows_512::<3, PAIRS>(t),
+                4 => rows_512::<4, PAIRS>(t),
+                5 => rows_512::<5, PAIRS>(t),
+                6 => rows_512::<6, PAIRS>(t),
+                7 => rows_512::<7, PAIRS>(t),
+                8 => rows_512::<8, PAIRS>(t),
+                9 => rows_512::<9, PAIRS>(t),
+                10 => rows_512::<10, PAIRS>(t),
+                11 => rows_512::<11, PAIRS>(t),
+                _ => rows_512::<12, PAIRS>(t),
+            }
+        }
+    }
+
+    /// `c + a b` of floats, or of pairs of bf16: `c + a0 b0 + a1 b1`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, and AVX512-BF16 for pairs.
+    #[inline(always)]
+    unsafe fn add_product<const PAIRS: bool>(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller's promise; the types of vectors are all 64 bytes without invalid values.
+        unsafe {
+            if PAIRS {
+                _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
+            } else {
+                _mm512_fmadd_ps(a, b, c)
             }
         }
     }
 
     /// # Safety
     /// See [`super::Micro::run`]; `used_rows == R`.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn rows_512<const R: usize>(t: Tile) {
-        let mut sum = [[_mm512_setzero_ps(); 2]; R];
-        let (mut a, mut b) = (t.a, t.b);
-        // The tile's cache lines arrive while its sums are made.
-        for i in 0..R {
-            let row = t.c.wrapping_add(i * t.ldc);
-            for last in [0, t.used_columns.min(16) - 1, t.used_columns - 1] {
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(last).cast());
-            }
-        }
+    #[inline(always)]
+    unsafe fn rows_512<const R: usize, const PAIRS: bool>(t: Tile) {
         // SAFETY: the panels hold `depth` steps; the masks cover exactly the tile's `used_columns`.
         unsafe {
+            let mut sum = [[_mm512_setzero_ps(); 2]; R];
+            let (mut a, mut b) = (t.a, t.b);
+            // The tile's cache lines arrive while its sums are made.
+            for i in 0..R {
+                let row = t.c.wrapping_add(i * t.ldc);
+                for last in [0, t.used_columns.min(16) - 1, t.used_columns - 1] {
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(last).cast());
+                }
+            }
             for _ in 0..t.depth {
                 let b0 = _mm512_loadu_ps(b);
                 let b1 = _mm512_loadu_ps(b.add(16));
                 for (i, sum) in sum.iter_mut().enumerate() {
                     let x = _mm512_set1_ps(*a.add(i));
-                    sum[0] = _mm512_fmadd_ps(x, b0, sum[0]);
-                    sum[1] = _mm512_fmadd_ps(x, b1, sum[1]);
+                    sum[0] = add_product::<PAIRS>(x, b0, sum[0]);
+                    sum[1] = add_product::<PAIRS>(x, b1, sum[1]);
                 }
                 a = a.add(ROWS_512);
                 b = b.add(32);

@@ -11,10 +11,10 @@ mod micro;
 pub(crate) mod pack;
 
 use crate::isa::{Isa, isa};
-use crate::{fresh, threads};
+use crate::{fresh, precision, threads};
 pub(crate) use micro::Micro;
-use micro::{Base, Tile};
-use pack::{Pack, Strided};
+use micro::{Base, Format, Tile};
+use pack::{Pack, Strided, pack_for};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -101,7 +101,7 @@ unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matri
     assert_eq!(batch, b.offsets.len(), "matmul: batches differ");
     a.assert_bounds(m, k);
     b.assert_bounds(k, n);
-    let micro = Micro::new(isa);
+    let micro = Micro::new(isa, precision::current());
     let factor = |matrices: &Matrices<'_>, index: usize| matrices.offsets[index].min(matrices.data.len());
     let out = Output { data: out, stride: n, rows: m, columns: n };
     let plan = Grid::new(&micro, m, n, k, batch);
@@ -199,6 +199,7 @@ struct Buffers {
     left: Vec<f32>,
     right: Vec<f32>,
     scratch: Vec<f32>,
+    unpacked: Vec<f32>,
 }
 
 thread_local! {
@@ -228,23 +229,27 @@ pub(crate) unsafe fn block(
         return;
     }
     let step = left.depth_step().max(right.depth_step());
-    let chunks = k.div_ceil(DEPTH.max(step));
+    // Panels of pairs are half as long.
+    let most = if micro.format == Format::Pairs { 2 * DEPTH } else { DEPTH };
+    let chunks = k.div_ceil(most.max(step));
     let depth_size = k.div_ceil(chunks).next_multiple_of(step);
     let mut buffers = BUFFERS.take().unwrap_or_default();
-    let Buffers { left: packed_left, right: packed_right, scratch } = &mut *buffers;
+    let Buffers { left: packed_left, right: packed_right, scratch, unpacked } = &mut *buffers;
     for column in columns.clone().step_by(COLUMNS) {
         let block_columns = column..columns.end.min(column + COLUMNS);
         for from in (0..k).step_by(depth_size) {
             let depth = from..k.min(from + depth_size);
-            let steps = depth.len();
-            let right_panels = resized(packed_right, block_columns.len().next_multiple_of(nr) * steps);
-            right.pack(micro.isa, nr, block_columns.clone(), depth.clone(), right_panels, scratch);
+            let words = micro.words(depth.len());
+            let right_panels = resized(packed_right, block_columns.len().next_multiple_of(nr) * words);
+            let buffers = [&mut *scratch, &mut *unpacked];
+            pack_for(micro, right, nr, block_columns.clone(), depth.clone(), right_panels, buffers);
             for row in rows.clone().step_by(ROWS) {
                 let block_rows = row..rows.end.min(row + ROWS);
-                let left_panels = resized(packed_left, block_rows.len().next_multiple_of(mr) * steps);
-                left.pack(micro.isa, mr, block_rows.clone(), depth.clone(), left_panels, scratch);
-                for (b, j) in right_panels.chunks_exact(nr * steps).zip(block_columns.clone().step_by(nr)) {
-                    for (a, i) in left_panels.chunks_exact(mr * steps).zip(block_rows.clone().step_by(mr)) {
+                let left_panels = resized(packed_left, block_rows.len().next_multiple_of(mr) * words);
+                let buffers = [&mut *scratch, &mut *unpacked];
+                pack_for(micro, left, mr, block_rows.clone(), depth.clone(), left_panels, buffers);
+                for (b, j) in right_panels.chunks_exact(nr * words).zip(block_columns.clone().step_by(nr)) {
+                    for (a, i) in left_panels.chunks_exact(mr * words).zip(block_rows.clone().step_by(mr)) {
                         let (used_rows, used_columns) = (mr.min(block_rows.end - i), nr.min(block_columns.end - j));
                         debug_assert!(i + used_rows <= out.rows && j + used_columns <= out.columns);
                         let base = match start {
@@ -257,7 +262,7 @@ pub(crate) unsafe fn block(
                         // SAFETY: the tile lies within the block, the panels have the micro-kernel's widths.
                         unsafe {
                             micro.run(Tile {
-                                depth: steps,
+                                depth: words,
                                 a: a.as_ptr(),
                                 b: b.as_ptr(),
                                 c: out.data.add(i * out.stride + j),

@@ -4,7 +4,10 @@
 //! packed block is a sequence of panels of `width` lines; a panel holds its lines' values depth step by depth step:
 //! `out[panel * width * depth + step * width + lane]`. Lanes beyond the last line are zero.
 
+use super::micro::{Format, Micro};
+use super::resized;
 use crate::isa::Isa;
+use crate::precision::rounded;
 use std::ops::Range;
 
 /// A factor of a matrix product.
@@ -25,6 +28,52 @@ pub(crate) trait Pack: Sync {
     fn depth_step(&self) -> usize {
         1
     }
+}
+
+/// Packs a block into the format of a micro-kernel; `out.len() == lines.len().div_ceil(width) * width *
+/// micro.words(depth.len())`.
+pub(crate) fn pack_for(
+    micro: &Micro,
+    factor: &impl Pack,
+    width: usize,
+    lines: Range<usize>,
+    depth: Range<usize>,
+    out: &mut [f32],
+    [scratch, unpacked]: [&mut Vec<f32>; 2],
+) {
+    if micro.format != Format::Pairs {
+        factor.pack(micro.isa, width, lines, depth, out, scratch);
+        if micro.format == Format::Rounded {
+            out.iter_mut().for_each(|x| *x = rounded(*x));
+        }
+        return;
+    }
+    // A few panels at a time: what was packed is still in the second cache when it is converted.
+    let at_once = (64 / width).max(1) * width;
+    let (steps, words) = (depth.len(), micro.words(depth.len()));
+    for (first, out) in lines.clone().step_by(at_once).zip(out.chunks_mut((at_once * words).max(1))) {
+        let lines = first..lines.end.min(first + at_once);
+        let panels = resized(unpacked, lines.len().next_multiple_of(width) * steps);
+        factor.pack(micro.isa, width, lines, depth.clone(), panels, scratch);
+        for (panel, out) in panels.chunks_exact(width * steps).zip(out.chunks_exact_mut(width * words)) {
+            pair(panel, width, out);
+        }
+    }
+}
+
+/// Rounds a panel and puts every two of its steps together: [`Format::Pairs`].
+fn pair(panel: &[f32], width: usize, out: &mut [f32]) {
+    assert!(
+        width <= MAX_WIDTH
+            && out.len() == panel.len() / width.max(1) / 2 * width + panel.len() / width.max(1) % 2 * width
+    );
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: this format is chosen only where the processor has AVX512-BF16; the lengths are asserted.
+    unsafe {
+        x86::pair(panel, width, out);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("pairs of bf16 are multiplied on x86-64 only");
 }
 
 /// A matrix anywhere in a slice: the value at line `l`, depth `d` is `data[l * line_stride + d * depth_stride]`.
@@ -108,6 +157,34 @@ pub(crate) fn transpose(isa: Isa, data: &[f32], starts: &[usize], steps: usize, 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The processor has AVX512-BF16, BW and F; `out` has `width` floats for every two steps of the panel.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn pair(panel: &[f32], width: usize, out: &mut [f32]) {
+        let mut interleaved = [0i16; 32];
+        for (i, index) in interleaved.iter_mut().enumerate() {
+            *index = (i / 2 + i % 2 * 16) as i16;
+        }
+        // SAFETY: masks cover the lanes of a step, and steps lie within the panel and the output.
+        unsafe {
+            let interleaved = _mm512_loadu_si512(interleaved.as_ptr().cast());
+            for (steps, out) in panel.chunks(2 * width).zip(out.chunks_exact_mut(width)) {
+                for first in (0..width).step_by(16) {
+                    let mask = (u32::MAX >> (32 - (width - first).min(16) as u32)) as u16;
+                    let low = _mm512_maskz_loadu_ps(mask, steps.as_ptr().add(first));
+                    let high = if steps.len() > width {
+                        _mm512_maskz_loadu_ps(mask, steps.as_ptr().add(width + first))
+                    } else {
+                        _mm512_setzero_ps()
+                    };
+                    let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                    let words = _mm512_permutexvar_epi16(interleaved, halves);
+                    _mm512_mask_storeu_epi32(out.as_mut_ptr().add(first).cast(), mask, words);
+                }
+            }
+        }
+    }
 
     /// Sixteen lanes by sixteen steps at a time, transposed in registers.
     ///

@@ -1,4 +1,5 @@
 use super::*;
+use crate::precision::{Precision, rounded};
 use proptest::prelude::*;
 
 /// Every instruction set that this processor has.
@@ -34,11 +35,11 @@ fn naive(m: usize, n: usize, k: usize, a: Matrices, b: Matrices, index: usize) -
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Against sums in f64; values are below 1, so k products err by less than k times 1e-6.
+    /// Against sums in f64 of the factors, rounded where they are to be; values are below 1, so k products err by less than k times 1e-6.
     #[test]
     fn agrees_with_naive_loops(
         m in 1usize..50, n in 1usize..80, k in 0usize..600, batch in 1usize..3,
-        left in 0usize..3, right in 0usize..3, start in 0usize..4, seed in 0u64..1000,
+        left in 0usize..3, right in 0usize..3, start in 0usize..4, bf16: bool, seed in 0u64..1000,
     ) {
         let strides = |layout: usize, rows: usize, columns: usize| match layout {
             0 => (columns, 1),
@@ -56,11 +57,18 @@ proptest! {
         let b = Matrices { data: &b_data, offsets: &b_offsets, row_stride, column_stride };
         let (row_bias, column_bias, before) = (values(m, 5), values(n, 6), values(batch * m * n, 7));
         let start = [Start::Zero, Start::Rows(&row_bias), Start::Columns(&column_bias), Start::Keep][start];
+        let (rounded_a, rounded_b) = (a_data.iter().map(|x| rounded(*x)), b_data.iter().map(|x| rounded(*x)));
+        let (rounded_a, rounded_b): (Vec<f32>, Vec<f32>) = (rounded_a.collect(), rounded_b.collect());
+        let (precision, want_a, want_b) = if bf16 {
+            (Precision::Bf16, Matrices { data: &rounded_a, ..a }, Matrices { data: &rounded_b, ..b })
+        } else {
+            (Precision::F32, a, b)
+        };
         for level in levels() {
             let mut out = before.clone();
-            matmul_on(level, m, n, k, a, b, start, &mut out);
+            precision::with(precision, || matmul_on(level, m, n, k, a, b, start, &mut out));
             for index in 0..batch {
-                let want = naive(m, n, k, a, b, index);
+                let want = naive(m, n, k, want_a, want_b, index);
                 for i in 0..m {
                     for j in 0..n {
                         let at = (index * m + i) * n + j;
@@ -92,8 +100,9 @@ fn empty_products_give_the_start() {
 fn the_cut_does_not_change_the_bits() {
     let (m, n, k) = (61, 130, 700);
     let (a, b) = (values(m * k, 1), values(k * n, 2));
-    for level in levels() {
-        let micro = Micro::new(level);
+    let precisions = [Precision::F32, Precision::Bf16];
+    for (level, precision) in levels().into_iter().flat_map(|level| precisions.map(|precision| (level, precision))) {
+        let micro = Micro::new(level, precision);
         let left = Strided { data: &a, line_stride: k, depth_stride: 1 };
         let right = Strided { data: &b, line_stride: 1, depth_stride: n };
         let run = |tile_m: usize, tile_n: usize| {
@@ -107,7 +116,7 @@ fn the_cut_does_not_change_the_bits() {
         };
         let whole = run(m, n);
         for (tile_m, tile_n) in [(7, 130), (61, 33), (13, 17), (1, 1)] {
-            assert_eq!(whole, run(tile_m, tile_n), "{level:?} {tile_m} {tile_n}");
+            assert_eq!(whole, run(tile_m, tile_n), "{level:?} {precision:?} {tile_m} {tile_n}");
         }
     }
 }
