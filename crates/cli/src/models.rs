@@ -45,10 +45,10 @@ fn list(args: &ReportArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     for family in FAMILIES {
-        report::result(&format!("{:<18} makes {}", family.name, family.makes))?;
-        report::result(&format!("{:<18} {}", "", family.paper))?;
+        report::result(&format!("{:<19} makes {}", family.name, family.makes))?;
+        report::result(&format!("{:<19} {}", "", family.paper))?;
         if !family.presets.is_empty() {
-            report::result(&format!("{:<18} {}", "", family.presets.join(", ")))?;
+            report::result(&format!("{:<19} {}", "", family.presets.join(", ")))?;
         }
     }
     Ok(ExitCode::SUCCESS)

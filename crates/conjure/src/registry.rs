@@ -73,8 +73,41 @@ pub const FAMILIES: &[Family] = &[
         presets: &["Stable Diffusion", "Stable Diffusion XL"],
     },
     Family {
+        name: "super_resolution",
+        makes: "pictures twice or four times as large",
+        paper: Paper {
+            authors: "Wang et al.",
+            title: "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks",
+            year: 2018,
+            link: "https://arxiv.org/abs/1809.00219",
+        },
+        presets: &[],
+    },
+    Family {
+        name: "image_classifier",
+        makes: "what a picture shows and how it is drawn; how alike two pictures look",
+        paper: Paper {
+            authors: "He, Zhang, Ren & Sun",
+            title: "Identity Mappings in Deep Residual Networks",
+            year: 2016,
+            link: "https://arxiv.org/abs/1603.05027",
+        },
+        presets: &[],
+    },
+    Family {
+        name: "patch_discriminator",
+        makes: "how real each patch of a picture looks, to train others against",
+        paper: Paper {
+            authors: "Isola, Zhu, Zhou & Efros",
+            title: "Image-to-Image Translation with Conditional Adversarial Networks",
+            year: 2016,
+            link: "https://arxiv.org/abs/1611.07004",
+        },
+        presets: &[],
+    },
+    Family {
         name: "stable_diffusion",
-        makes: "pictures from words, out of the three models above",
+        makes: "pictures from words, out of clip_text, unet_2d_condition and autoencoder_kl",
         paper: LATENT_DIFFUSION,
         presets: &["SD 1.x", "SD 2.x", "SDXL base"],
     },

@@ -16,6 +16,8 @@ pub enum Activation {
     GeluTanh,
     /// `x sigmoid(1.702 x)`.
     QuickGelu,
+    /// `x` where it is positive, `0.2 x` elsewhere.
+    LeakyRelu,
 }
 
 /// `activation(x)`.
@@ -25,6 +27,7 @@ pub fn forward(activation: Activation, x: &[f32]) -> Vec<f32> {
         Activation::QuickGelu => mapped1(ScaledSwish(1.702), x),
         Activation::Gelu => mapped1(Gelu, x),
         Activation::GeluTanh => mapped1(GeluTanh, x),
+        Activation::LeakyRelu => mapped1(LeakyRelu, x),
     }
 }
 
@@ -38,6 +41,7 @@ pub fn backward(activation: Activation, x: &[f32], dy: &[f32]) -> Vec<f32> {
         Activation::QuickGelu => mapped2(ScaledSwish(1.702), x, dy),
         Activation::Gelu => mapped2(Gelu, x, dy),
         Activation::GeluTanh => mapped2(GeluTanh, x, dy),
+        Activation::LeakyRelu => mapped2(LeakyRelu, x, dy),
     }
 }
 
@@ -107,6 +111,26 @@ impl Map2 for GeluTanh {
         let g = sigmoid(s, u);
         // (x g(u))' = g + x g (1 - g) u'
         s.mul(dy, s.mul(g, s.fma(s.mul(x, slope), s.sub(one, g), one)))
+    }
+}
+
+/// ReLU with a slope of 0.2 on the left.
+#[derive(Clone, Copy)]
+struct LeakyRelu;
+
+const LEAK: f32 = 0.2;
+
+impl Map1 for LeakyRelu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        s.max(x, s.mul(x, s.splat(LEAK)))
+    }
+}
+
+impl Map2 for LeakyRelu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V, dy: S::V) -> S::V {
+        s.select_positive(x, dy, s.mul(dy, s.splat(LEAK)))
     }
 }
 

@@ -387,17 +387,10 @@ pub fn contrastive_loss(text_embeds: &Tensor, image_embeds: &Tensor, logit_scale
     let image = normalise(image_embeds)?;
     let cosines = ops::matmul(&text, &image.t()?)?; // (batch texts, batch images)
     let logits = cosines.broadcast_mul(&logit_scale.exp()?)?;
-    let batch = logits.dim(0)?;
-    let own = Tensor::eye(batch, logits.dtype(), logits.device())?;
-    let own = (&logits * own)?.sum_all()?;
-    let both = (log_sum_exp(&logits)?.sum_all()? + log_sum_exp(&logits.t()?.contiguous()?)?.sum_all()?)?;
-    Ok(((both - (own * 2.0)?)? / (2 * batch) as f64)?)
-}
-
-/// Logarithm of the sum of exponentials over the last dimension, which is kept.
-fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
-    let max = x.max_keepdim(D::Minus1)?.detach();
-    Ok((x.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()? + max)?)
+    let own = Tensor::arange(0, logits.dim(0)? as u32, logits.device())?;
+    let pictures = ops::cross_entropy(&logits, &own, 0.0)?;
+    let texts = ops::cross_entropy(&logits.t()?.contiguous()?, &own, 0.0)?;
+    Ok(((pictures + texts)? / 2.0)?)
 }
 
 #[cfg(test)]

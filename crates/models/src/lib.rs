@@ -3,5 +3,8 @@
 pub mod autoencoder_kl;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod image_classifier;
+pub mod patch_discriminator;
 pub mod stable_diffusion;
+pub mod super_resolution;
 pub mod unet_2d_condition;

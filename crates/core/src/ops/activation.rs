@@ -26,6 +26,11 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     if on_cpu_in_f32(&[x]) { apply(x, Activation::QuickGelu) } else { plain::quick_gelu(x) }
 }
 
+/// Leaky ReLU (Maas et al. 2013) with the slope that ESRGAN and PatchGAN have on the left: `max(x, 0.2 x)`.
+pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
+    if on_cpu_in_f32(&[x]) { apply(x, Activation::LeakyRelu) } else { plain::leaky_relu(x) }
+}
+
 /// GEGLU (Shazeer 2020): `x (..., 2 n)` is split into value and gate; `value * gelu(gate)`: `(..., n)`.
 ///
 /// # Errors
@@ -118,6 +123,11 @@ pub mod plain {
     /// Plain twin of [`super::quick_gelu`].
     pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
         Ok((x / ((x * -1.702)?.exp()? + 1.0)?)?)
+    }
+
+    /// Plain twin of [`super::leaky_relu`].
+    pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
+        Ok(x.maximum(&(x * 0.2)?)?)
     }
 
     /// Plain twin of [`super::geglu`].

@@ -2,10 +2,12 @@
 
 mod blocks;
 mod checkpoint;
+mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
 mod ops;
 mod products;
+mod resize;
 mod safetensors;
 mod sampling;
 mod torch_rng;

@@ -273,11 +273,12 @@ fn attention_refuses_shapes_that_do_not_fit() {
 /// All operations but attention, at sizes that fill no vector.
 fn with_other_cases(check: impl Fn(Case<'_>)) {
     type Unary = fn(&Tensor) -> Result<Tensor>;
-    let unary: [(&str, Unary, Unary, &[usize]); 6] = [
+    let unary: [(&str, Unary, Unary, &[usize]); 7] = [
         ("silu", ops::silu, plain::silu, &[3, 37]),
         ("gelu", ops::gelu, plain::gelu, &[3, 37]),
         ("gelu_tanh", ops::gelu_tanh, plain::gelu_tanh, &[3, 37]),
         ("quick_gelu", ops::quick_gelu, plain::quick_gelu, &[3, 37]),
+        ("leaky_relu", ops::leaky_relu, plain::leaky_relu, &[3, 37]),
         ("geglu", ops::geglu, plain::geglu, &[5, 3, 46]),
         ("softmax", ops::softmax, plain::softmax, &[2, 5, 37]),
     ];
@@ -429,7 +430,7 @@ fn extreme_inputs_of_activations_stay_finite() {
         assert_eq!(y[3..], values(&x)[3..]);
     }
     let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
-    for f in [ops::silu, ops::gelu, ops::gelu_tanh, ops::quick_gelu, ops::softmax] {
+    for f in [ops::silu, ops::gelu, ops::gelu_tanh, ops::quick_gelu, ops::leaky_relu, ops::softmax] {
         assert!(values(&f(&nan).unwrap())[0].is_nan());
     }
 }
