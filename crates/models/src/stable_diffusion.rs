@@ -104,9 +104,24 @@ impl StableDiffusion {
     /// # Errors
     /// Configs that do not fit each other; missing or misshapen tensors; unreadable files.
     pub fn load(config: &StableDiffusionConfig, sources: &Sources, dtype: DType, device: &Device) -> Result<Self> {
+        Self::load_with(config, sources, dtype, device, &mut |_, params| params)
+    }
+
+    /// As [`StableDiffusion::load`], with each component's parameters handed through `prepare` before the component is
+    /// built: to train them, or something beside them.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::load`].
+    pub fn load_with(
+        config: &StableDiffusionConfig,
+        sources: &Sources,
+        dtype: DType,
+        device: &Device,
+        prepare: &mut dyn FnMut(&'static str, Params) -> Params,
+    ) -> Result<Self> {
         sources.check(config)?;
         Self::build(config, |component| match sources.get(component) {
-            Some(source) => Params::load(source, dtype, device),
+            Some(source) => prepare(component, Params::load(source, dtype, device)),
             None => Params::outline(), // cannot happen after the check, which names every component of the config
         })
     }

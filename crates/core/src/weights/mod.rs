@@ -1,5 +1,6 @@
 //! Where a model's parameters come from, and whether they fit.
 
+mod additions;
 mod bytes;
 mod checkpoint;
 mod describe;
@@ -16,6 +17,7 @@ mod source;
 mod stored;
 mod view;
 
+pub use additions::LowRankConfig;
 pub use checkpoint::Checkpoint;
 pub use describe::{Description, describe, scan_finite};
 pub use extended::Extended;

@@ -1,6 +1,7 @@
 //! The one way in which a model asks for its parameters, wherever they come from.
 
 use super::TensorSource;
+use super::additions::Additions;
 use crate::rng::{self, Generator};
 use crate::{DType, Device, Error, Result, Shape, Tensor, Var};
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ struct Store {
 pub struct Params {
     store: Arc<Store>,
     prefix: String,
+    pub(super) additions: Option<Arc<Additions>>,
 }
 
 impl Params {
@@ -69,7 +71,7 @@ impl Params {
             asked: Mutex::default(),
             variables: Mutex::default(),
         };
-        Self { store: Arc::new(store), prefix: String::new() }
+        Self { store: Arc::new(store), prefix: String::new(), additions: None }
     }
 
     /// Parameters read from `source`, converted to `dtype`.
@@ -95,13 +97,13 @@ impl Params {
             Origin::Seeded(seed) => Origin::Seeded(*seed),
             Origin::Outline => Origin::Outline,
         };
-        let prefix = self.prefix.clone();
-        Self { prefix, ..Self::new(origin, store.dtype, &store.device, true) }
+        let (prefix, additions) = (self.prefix.clone(), self.additions.clone());
+        Self { prefix, additions, ..Self::new(origin, store.dtype, &store.device, true) }
     }
 
     /// Parameters below `prefix.name`.
     pub fn sub(&self, name: impl Display) -> Self {
-        Self { store: self.store.clone(), prefix: self.key(&name.to_string()) }
+        Self { prefix: self.key(&name.to_string()), ..self.clone() }
     }
 
     /// The prefix: the module's path.

@@ -2,7 +2,7 @@
 
 use crate::fixture;
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, MemorySource, TensorSource};
+use conjure_core::weights::{self, Lora, MemorySource, TensorSource};
 use conjure_core::{DType, Device, Error, Result, Tensor};
 use conjure_models::autoencoder_kl::AutoencoderKlConfig;
 use conjure_models::clip_text::ClipTextConfig;
@@ -94,6 +94,45 @@ fn every_tensor_of_a_single_file_goes_where_diffusers_puts_it() {
             let value = corner(&source.load(&line.name, DType::F64, &Device::Cpu).unwrap()) as usize;
             assert_eq!(names[value / STEP], line.original, "{file}: {key:?}");
             assert_eq!(value % STEP, line.first_row, "{file}: {key:?}");
+        }
+    }
+}
+
+/// kohya's scripts name SDXL's U-Net by the original names and number its text encoders from 1; for 1.x and 2.x they take
+/// diffusers' names. Every layer is found by both, and no two layers by one name.
+#[test]
+fn every_layer_of_a_full_size_model_is_found_in_lora_files() {
+    for (file, second) in [("sd15", false), ("sd21", false), ("sdxl_base", true)] {
+        let lines = lines(file);
+        let (config, _) = Sources::single_file(&marked(&lines).1).unwrap();
+        let targets = StableDiffusion::lora_targets(&config).unwrap();
+        for original in [false, true] {
+            let mut tensors = Vec::new();
+            let mut expected = Vec::new();
+            for line in lines.iter().filter(|l| l.shape.len() >= 2 && l.component != "vae") {
+                let (prefix, name) = match line.component.as_str() {
+                    "unet" if original => ("unet", line.original.strip_prefix("model.diffusion_model.").unwrap()),
+                    "text_encoder" => (if second { "te1" } else { "te" }, line.name.as_str()),
+                    "text_encoder_2" => ("te2", line.name.as_str()),
+                    "unet" => ("unet", line.name.as_str()),
+                    _ => continue,
+                };
+                let Some(layer) = name.strip_suffix(".weight") else { continue };
+                let layer = format!("lora_{prefix}_{}", layer.replace('.', "_"));
+                let factor = |shape: Vec<usize>| {
+                    Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().broadcast_as(shape).unwrap()
+                };
+                let mut down = line.shape.clone();
+                down[0] = 1;
+                tensors.push((format!("{layer}.lora_down.weight"), factor(down)));
+                tensors.push((format!("{layer}.lora_up.weight"), factor(vec![line.shape[0], 1])));
+                expected.push((line.component.clone(), line.name.clone()));
+            }
+            let lora = Lora::new(Arc::new(MemorySource::new(tensors)), &BTreeMap::new(), file, &targets).unwrap();
+            let found: Vec<_> = lora.parameters().map(|(c, p)| (c.to_owned(), p.to_owned())).collect();
+            expected.sort();
+            assert!(found.len() > 200, "{file}: {}", found.len());
+            assert_eq!(found, expected, "{file}");
         }
     }
 }
