@@ -23,4 +23,5 @@ pub mod sampling;
 pub mod weights;
 
 pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
+pub use conjure_kernels::precision;
 pub use error::{Error, Result};

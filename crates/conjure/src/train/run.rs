@@ -7,7 +7,7 @@ use super::state::{self, Record, Saved, Trainee};
 use crate::image_file::{write_atomically, write_png};
 use crate::{Error, Result};
 use conjure_core::optim::sum_of_squares;
-use conjure_core::{Tensor, ops};
+use conjure_core::{Tensor, precision as products};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -466,8 +466,11 @@ impl Training {
 }
 
 fn with_precision<T>(precision: Precision, work: impl FnOnce() -> T) -> T {
-    let _ = (precision, ops::matmul);
-    work()
+    let products = match precision {
+        Precision::F32 => products::Precision::F32,
+        Precision::Bf16 => products::Precision::Bf16,
+    };
+    products::with(products, work)
 }
 
 fn tell(control: &mut Control, on_event: &mut dyn FnMut(Event) -> Control, event: Event) {
