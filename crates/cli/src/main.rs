@@ -3,6 +3,7 @@
 mod args;
 mod cache;
 mod data;
+mod evaluate;
 mod image;
 mod interrupt;
 mod models;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
+        Command::Evaluate(command) => evaluate::run(command),
         Command::Data(command) => data::run(command),
     };
     match outcome {

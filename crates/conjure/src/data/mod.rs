@@ -5,10 +5,12 @@
 //! | [`dataset`] | what is a data set to those who train on it? |
 //! | [`archive`] | how does a data set travel as one file, and how is a stranger's file read safely? |
 //! | [`folder`] | how do the user's own pictures and captions become a data set? |
+//! | [`caption`] | in which words would people ask for a picture? |
 //! | [`emoji`] | where does the set that ships with Conjure come from, and what is kept from the model? |
 
 pub mod archive;
 mod area;
+pub mod caption;
 pub mod dataset;
 pub mod emoji;
 pub mod folder;

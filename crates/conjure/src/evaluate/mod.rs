@@ -1,7 +1,11 @@
 //! Measures of what models make.
 
+mod judge;
 mod kernel_distance;
+mod picture_model;
 mod pixels;
 
+pub use judge::{Judge, Opinion};
 pub use kernel_distance::{KernelDistance, kernel_distance};
+pub use picture_model::{COPY, Memorisation, Obedience, Outcome, Report, Settings, picture_model};
 pub use pixels::{psnr, ssim};

@@ -8,10 +8,11 @@
 //! | [`schedule`] | how large are the steps? |
 //! | [`order`] | which examples come when? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
-//! | [`autoencoder_kl`] | how is each model trained? |
+//! | [`autoencoder_kl`], [`latent_diffusion`] | how is each model trained? |
 
 pub mod autoencoder_kl;
 pub mod export;
+pub mod latent_diffusion;
 pub mod objective;
 pub mod order;
 pub mod pictures;
@@ -30,10 +31,14 @@ use crate::{Error, Result};
 type Build = fn(&Recipe) -> Result<Box<dyn Objective>>;
 
 /// What can be trained: the recipe's word for it, what it is, how it is made.
-pub const OBJECTIVES: &[(&str, &str, Build)] =
-    &[("autoencoder_kl", "the autoencoder between pictures and latents", |recipe| {
+pub const OBJECTIVES: &[(&str, &str, Build)] = &[
+    ("autoencoder_kl", "the autoencoder between pictures and latents", |recipe| {
         Ok(Box::new(autoencoder_kl::Autoencoder::new(recipe)?))
-    })];
+    }),
+    ("latent_diffusion", "the U-Net that turns noise into the latents of a picture, as words say", |recipe| {
+        Ok(Box::new(latent_diffusion::LatentDiffusion::new(recipe)?))
+    }),
+];
 
 fn objective_names() -> String {
     OBJECTIVES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")

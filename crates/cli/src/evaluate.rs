@@ -1,0 +1,97 @@
+//! `conjure evaluate ...`.
+
+use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
+use crate::progress::Progress;
+use crate::{interrupt, report};
+use conjure::evaluate::{self, Judge, Obedience, Outcome, Settings};
+use conjure::generate::image::{Control, Pipeline};
+use conjure::image_file::{write_atomically, write_png};
+use conjure::train::pictures::Pictures;
+use conjure::train::recipe::Data;
+use conjure::{Error, Result};
+use std::process::ExitCode;
+
+pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
+    match command {
+        EvaluateCommand::Pictures(args) => pictures(&args),
+    }
+}
+
+fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
+    if let Some(threads) = args.machine.threads {
+        conjure::set_threads(threads)?;
+    }
+    if args.prompts == 0 || args.languages.is_empty() {
+        return Err(
+            Error::request("--prompts is 0 or --languages is empty").with_help("20 prompts or more tell something")
+        );
+    }
+    let judge = Judge::open(&args.judge)?;
+    let pipeline = Pipeline::open(&args.model, None)?;
+    let data = Data {
+        file: Some(args.data.clone()),
+        size: judge.size(),
+        styles: args.styles.clone(),
+        exclude_groups: args.exclude_groups.clone(),
+        ..Data::default()
+    };
+    let library = Pictures::open(&data, 0)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let settings = Settings {
+        languages: args.languages.clone(),
+        prompts: args.prompts,
+        steps: args.steps,
+        guidance: args.guidance,
+        seed: args.seed,
+    };
+    let mut progress = Progress::new();
+    progress.step(0, 1);
+    let outcome = evaluate::picture_model(&pipeline, &judge, &library, &settings, &mut |done, all| {
+        progress.step(done, all);
+        if interrupt::requested() { Control::Stop } else { Control::Continue }
+    })?;
+    write(args, &outcome)?;
+    let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
+    report::result(&if args.machine.json { text } else { readable(&outcome) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(args: &EvaluatePicturesArgs, outcome: &Outcome) -> Result<()> {
+    let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
+    write_atomically(&args.out.join("report.json"), |file| writeln!(file, "{text}"))?;
+    write_atomically(&args.out.join("prompts.txt"), |file| {
+        outcome.prompts.iter().try_for_each(|prompt| writeln!(file, "{prompt}"))
+    })?;
+    write_png(&args.out.join("samples.png"), &outcome.sheet, None)?;
+    write_png(&args.out.join("neighbours.png"), &outcome.neighbours, None)
+}
+
+fn readable(outcome: &Outcome) -> String {
+    let line = |name: &str, o: &Obedience| {
+        format!(
+            "{name:<24} {:>3} prompts: {:>3.0} % recognised (top 5), {:>3.0} % first, style {:>3.0} %",
+            o.prompts,
+            100.0 * o.recognised,
+            100.0 * o.recognised_first,
+            100.0 * o.style
+        )
+    };
+    let report = &outcome.report;
+    let mut lines: Vec<String> = report.languages.iter().map(|(language, o)| line(language, o)).collect();
+    lines.extend(report.held_out_combinations.iter().map(|o| line("held-out combinations", o)));
+    lines.push(line("the real pictures", &report.real));
+    if let (Some(mine), Some(floor)) = (&report.kernel_distance, &report.kernel_distance_floor) {
+        lines.push(format!(
+            "kernel distance to held-out pictures {:.4} +- {:.4}; of real pictures {:.4} +- {:.4}",
+            mine.value, mine.deviation, floor.value, floor.deviation
+        ));
+    }
+    lines.push(format!(
+        "nearly copies (SSIM {} or more to a training picture): {:.0} %; of held-out pictures {:.0} %",
+        evaluate::COPY,
+        100.0 * report.memorisation.copies,
+        100.0 * report.memorisation_floor.copies
+    ));
+    lines.push(format!("{:.2} s for a picture (median)", report.seconds));
+    lines.join("\n")
+}

@@ -1,0 +1,93 @@
+//! A classifier that says what pictures show, trained apart from the model whose pictures it judges.
+
+use crate::image_file::Picture;
+use crate::train::pictures::to_tensor;
+use crate::{Error, Result};
+use conjure_core::probe::NoProbe;
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device};
+use conjure_models::image_classifier::{ImageClassifier, ImageClassifierConfig};
+use std::path::Path;
+
+/// Pictures judged at once.
+const CHUNK: usize = 64;
+/// The classifier's heads.
+const CONCEPT: &str = "concept";
+const STYLE: &str = "style";
+
+/// What the judge says of one picture.
+#[derive(Clone, Debug)]
+pub struct Opinion {
+    /// Its features, for distances between pictures.
+    pub features: Vec<f32>,
+    /// Concepts from the likeliest on, as many as were asked for.
+    pub concepts: Vec<String>,
+    /// The likeliest style.
+    pub style: String,
+}
+
+/// The classifier with the names of its classes.
+pub struct Judge {
+    model: ImageClassifier,
+}
+
+impl Judge {
+    /// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it.
+    ///
+    /// # Errors
+    /// A folder that holds no classifier of concepts and styles.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let config = ImageClassifierConfig::from_json(&text).map_err(|error| Error::file(&path, error.to_string()))?;
+        for head in [CONCEPT, STYLE] {
+            if !config.heads.contains_key(head) {
+                return Err(Error::file(&path, format!("the classifier has no head {head}")));
+            }
+        }
+        let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
+        Ok(Self { model: ImageClassifier::new(&params, &config)? })
+    }
+
+    /// Side of the pictures that it was trained on, in pixels.
+    pub fn size(&self) -> usize {
+        self.model.config().image_size
+    }
+
+    /// Whether it knows a concept.
+    pub fn knows(&self, concept: &str) -> bool {
+        self.model.config().heads[CONCEPT].iter().any(|known| known == concept)
+    }
+
+    /// Its opinion of each picture, with the `top` likeliest concepts. Pictures of another size are scaled.
+    ///
+    /// # Errors
+    /// A picture that cannot be scaled.
+    pub fn look(&self, pictures: &[Picture], top: usize) -> Result<Vec<Opinion>> {
+        let size = self.size();
+        let mut opinions = Vec::with_capacity(pictures.len());
+        for chunk in pictures.chunks(CHUNK) {
+            let scaled = chunk.iter().map(|picture| picture.resized(size, size)).collect::<Result<Vec<_>>>()?;
+            let rgb: Vec<&[u8]> = scaled.iter().map(|picture| picture.rgb.as_slice()).collect();
+            let output = self.model.forward(&to_tensor(&rgb, size, &Device::Cpu)?, &mut NoProbe)?;
+            let features = output.features.to_vec2::<f32>()?;
+            let concepts = output.logits[CONCEPT].to_vec2::<f32>()?;
+            let styles = output.logits[STYLE].to_vec2::<f32>()?;
+            for ((features, concepts), styles) in features.into_iter().zip(concepts).zip(styles) {
+                opinions.push(Opinion {
+                    features,
+                    concepts: self.best(CONCEPT, &concepts, top),
+                    style: self.best(STYLE, &styles, 1).remove(0),
+                });
+            }
+        }
+        Ok(opinions)
+    }
+
+    fn best(&self, head: &str, logits: &[f32], top: usize) -> Vec<String> {
+        let names = &self.model.config().heads[head];
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        order.into_iter().take(top.max(1)).map(|i| names[i].clone()).collect()
+    }
+}

@@ -1,0 +1,317 @@
+//! How well a model of pictures with words does what it is told, and how much of it is copied.
+
+use super::judge::{Judge, Opinion};
+use super::{KernelDistance, kernel_distance, ssim};
+use crate::data::{Split, caption::Caption};
+use crate::generate::image::{Control, ImageRequest, Pipeline};
+use crate::image_file::{Picture, grid};
+use crate::train::pictures::Pictures;
+use crate::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Concepts among which the asked one must be for a picture to count as recognised.
+const TOP: usize = 5;
+/// Pictures on a sheet, and in one of its rows.
+const SHEET: usize = 64;
+const COLUMNS: usize = 8;
+/// From this structural similarity to a training picture on, a picture counts as nearly a copy of it.
+pub const COPY: f64 = 0.9;
+
+/// What is measured, and how much.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Languages in which it is asked.
+    pub languages: Vec<String>,
+    /// Prompts in each language, and of held-out combinations.
+    pub prompts: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance.
+    pub guidance: f64,
+    /// Seed of the first picture; each further one has the next.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            languages: ["en", "de", "es", "ja"].map(str::to_owned).to_vec(),
+            prompts: 100,
+            steps: 20,
+            guidance: 4.0,
+            seed: 1,
+        }
+    }
+}
+
+/// Shares of prompts, 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Obedience {
+    /// Prompts.
+    pub prompts: usize,
+    /// Pictures whose concept is among the judge's five likeliest.
+    pub recognised: f64,
+    /// Pictures whose concept is the judge's likeliest.
+    pub recognised_first: f64,
+    /// Pictures whose style is the judge's likeliest.
+    pub style: f64,
+}
+
+/// How near samples come to training pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Memorisation {
+    /// Mean structural similarity to the most similar training picture.
+    pub similarity: f64,
+    /// Share that is as similar as [`COPY`] or more.
+    pub copies: f64,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Plain prompts of training concepts in a style in which they were trained on, by language.
+    pub languages: BTreeMap<String, Obedience>,
+    /// Prompts of known concepts in a style in which they were held out, in English.
+    pub held_out_combinations: Option<Obedience>,
+    /// The same judge on the real pictures of the English prompts: what no model can exceed.
+    pub real: Obedience,
+    /// Kernel inception distance of the English samples to held-out pictures, in the judge's features.
+    pub kernel_distance: Option<KernelDistance>,
+    /// The same of as many training pictures: what a perfect model would have.
+    pub kernel_distance_floor: Option<KernelDistance>,
+    /// The English samples beside their nearest training pictures.
+    pub memorisation: Memorisation,
+    /// Held-out pictures beside theirs: how alike pictures are that nobody copied.
+    pub memorisation_floor: Memorisation,
+    /// Median seconds for a picture.
+    pub seconds: f64,
+}
+
+/// A report, and what there is to look at.
+pub struct Outcome {
+    /// The figures.
+    pub report: Report,
+    /// Uncurated samples of the English prompts, in their order.
+    pub sheet: Picture,
+    /// Those prompts.
+    pub prompts: Vec<String>,
+    /// Samples, each above its nearest training picture.
+    pub neighbours: Picture,
+}
+
+/// One thing asked for.
+struct Task {
+    prompt: String,
+    concept: String,
+    style: String,
+    /// The real picture.
+    index: usize,
+}
+
+/// Asks the model for pictures and has the judge look at them. `on_progress` is told how many of all pictures are made, and
+/// can stop.
+///
+/// # Errors
+/// Data without training pictures that have names, concepts that the judge does not know; [`Error::Cancelled`].
+pub fn picture_model(
+    pipeline: &Pipeline,
+    judge: &Judge,
+    pictures: &Pictures,
+    settings: &Settings,
+    on_progress: &mut dyn FnMut(usize, usize) -> Control,
+) -> Result<Outcome> {
+    let train = pictures.split(Split::Train);
+    if train.is_empty() || settings.prompts == 0 || settings.languages.is_empty() {
+        return Err(Error::request("there is nothing to ask for: no training pictures, prompts or languages"));
+    }
+    let spread = |all: &[usize], language: &str| -> Vec<Task> {
+        let count = settings.prompts.min(all.len());
+        (0..count).filter_map(|i| task(pictures, all[i * all.len() / count], language)).collect()
+    };
+    let plain: Vec<(String, Vec<Task>)> =
+        settings.languages.iter().map(|language| (language.clone(), spread(train, language))).collect();
+    let combinations = spread(pictures.split(Split::HeldOutCombination), "en");
+    let all = plain.iter().map(|(_, tasks)| tasks.len()).sum::<usize>() + combinations.len();
+    if let Some(unknown) = plain.iter().flat_map(|(_, tasks)| tasks).find(|task| !judge.knows(&task.concept)) {
+        return Err(Error::request(format!("the judge does not know the concept {}", unknown.concept))
+            .with_help("judge with a classifier that was trained on the same data"));
+    }
+
+    let (mut done, mut seconds) = (0, Vec::new());
+    let mut make = |tasks: &[Task]| -> Result<Vec<Picture>> {
+        tasks
+            .iter()
+            .map(|task| {
+                let began = std::time::Instant::now();
+                let request = ImageRequest {
+                    prompt: escaped(&task.prompt),
+                    steps: settings.steps,
+                    guidance: settings.guidance,
+                    seed: Some(settings.seed + done as u64),
+                    ..ImageRequest::default()
+                };
+                let mut made = pipeline.generate(&request, &mut |_| Control::Continue)?;
+                seconds.push(began.elapsed().as_secs_f64());
+                done += 1;
+                if on_progress(done, all) == Control::Stop {
+                    return Err(Error::Cancelled);
+                }
+                Ok(made.outputs.swap_remove(0).picture)
+            })
+            .collect()
+    };
+
+    let mut languages = BTreeMap::new();
+    let mut first: Option<(&[Task], Vec<Picture>, Vec<Opinion>)> = None;
+    for (language, tasks) in &plain {
+        let made = make(tasks)?;
+        let opinions = judge.look(&made, TOP)?;
+        languages.insert(language.clone(), obedience(tasks, &opinions));
+        first.get_or_insert((tasks, made, opinions));
+    }
+    let held_out_combinations = if combinations.is_empty() {
+        None
+    } else {
+        Some(obedience(&combinations, &judge.look(&make(&combinations)?, TOP)?))
+    };
+    let (tasks, made, opinions) = first.ok_or_else(|| Error::failure("no language was asked in"))?;
+
+    let real: Vec<usize> = tasks.iter().map(|task| task.index).collect();
+    let look = |indices: &[usize]| -> Result<Vec<Opinion>> {
+        let all = indices.iter().map(|&i| pictures.picture(i)).collect::<Result<Vec<_>>>()?;
+        judge.look(&all, TOP)
+    };
+    let real_opinions = look(&real)?;
+    let held_out = [pictures.split(Split::HeldOutConcept), pictures.split(Split::HeldOutCombination)].concat();
+    let features = |opinions: &[Opinion]| opinions.iter().map(|o| o.features.clone()).collect::<Vec<_>>();
+    let held_out_features = features(&look(&held_out)?);
+    let subset = made.len().min(held_out.len()).min(100);
+    let distance = |opinions: &[Opinion]| -> Result<Option<KernelDistance>> {
+        (subset >= 20).then(|| kernel_distance(&features(opinions), &held_out_features, subset, 0)).transpose()
+    };
+
+    let library = Library::new(pictures, train);
+    let mine = library.nearest(&scaled(&made, pictures.size())?)?;
+    let count = made.len().min(held_out.len());
+    let controls: Vec<Picture> =
+        (0..count).map(|i| pictures.picture(held_out[i * held_out.len() / count])).collect::<Result<_>>()?;
+    let theirs = library.nearest(&controls)?;
+
+    let mut rows = Vec::new();
+    for (samples, neighbours) in
+        scaled(&made, pictures.size())?.chunks(COLUMNS).zip(mine.chunks(COLUMNS)).take(SHEET / COLUMNS)
+    {
+        rows.extend_from_slice(samples);
+        // A short last row is filled up, so that each neighbour stays below its sample.
+        rows.extend(std::iter::repeat_n(
+            Picture::filled(pictures.size(), pictures.size(), [255; 3]),
+            COLUMNS - samples.len(),
+        ));
+        rows.extend(neighbours.iter().map(|n| pictures.picture(n.index)).collect::<Result<Vec<_>>>()?);
+        rows.extend(std::iter::repeat_n(
+            Picture::filled(pictures.size(), pictures.size(), [255; 3]),
+            COLUMNS - samples.len(),
+        ));
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(Outcome {
+        report: Report {
+            languages,
+            held_out_combinations,
+            real: obedience(tasks, &real_opinions),
+            kernel_distance: distance(&opinions)?,
+            kernel_distance_floor: distance(&real_opinions)?,
+            memorisation: memorisation(&mine),
+            memorisation_floor: memorisation(&theirs),
+            seconds: seconds[seconds.len() / 2],
+        },
+        sheet: grid(&made[..made.len().min(SHEET)], COLUMNS, 4)?,
+        prompts: tasks.iter().take(SHEET).map(|task| task.prompt.clone()).collect(),
+        neighbours: grid(&rows, COLUMNS, 4)?,
+    })
+}
+
+fn task(pictures: &Pictures, index: usize, language: &str) -> Option<Task> {
+    let record = pictures.record(index);
+    let prompt = Caption::plain(record, language)?.text;
+    Some(Task { prompt, concept: record.concept.clone(), style: record.style.clone(), index })
+}
+
+/// A prompt whose brackets are meant as such, not as weights.
+fn escaped(prompt: &str) -> String {
+    prompt
+        .chars()
+        .flat_map(|c| ['(', ')', '[', ']', '\\'].contains(&c).then_some('\\').into_iter().chain([c]))
+        .collect()
+}
+
+fn obedience(tasks: &[Task], opinions: &[Opinion]) -> Obedience {
+    let share = |holds: &dyn Fn(&Task, &Opinion) -> bool| {
+        let count = tasks.iter().zip(opinions).filter(|(task, opinion)| holds(task, opinion)).count();
+        count as f64 / tasks.len().max(1) as f64
+    };
+    Obedience {
+        prompts: tasks.len(),
+        recognised: share(&|task, opinion| opinion.concepts.contains(&task.concept)),
+        recognised_first: share(&|task, opinion| opinion.concepts.first() == Some(&task.concept)),
+        style: share(&|task, opinion| opinion.style == task.style),
+    }
+}
+
+fn scaled(made: &[Picture], size: usize) -> Result<Vec<Picture>> {
+    made.iter().map(|picture| picture.resized(size, size)).collect()
+}
+
+/// A training picture that is like a sample.
+struct Neighbour {
+    index: usize,
+    similarity: f64,
+}
+
+/// The training pictures, to find the nearest.
+struct Library<'a> {
+    pictures: &'a Pictures,
+    indices: &'a [usize],
+}
+
+impl<'a> Library<'a> {
+    fn new(pictures: &'a Pictures, indices: &'a [usize]) -> Self {
+        Self { pictures, indices }
+    }
+
+    /// For each sample, of the ten training pictures nearest by squared error the one of the highest structural similarity.
+    fn nearest(&self, samples: &[Picture]) -> Result<Vec<Neighbour>> {
+        const CANDIDATES: usize = 10;
+        samples
+            .iter()
+            .map(|sample| {
+                let mut distances: Vec<(u64, usize)> = self
+                    .indices
+                    .iter()
+                    .map(|&i| {
+                        let squares = |(a, b): (&u8, &u8)| u64::from(a.abs_diff(*b)).pow(2);
+                        (sample.rgb.iter().zip(self.pictures.rgb(i)).map(squares).sum(), i)
+                    })
+                    .collect();
+                distances.sort_unstable();
+                let mut best = Neighbour { index: distances[0].1, similarity: f64::NEG_INFINITY };
+                for &(_, index) in distances.iter().take(CANDIDATES) {
+                    let similarity = ssim(sample, &self.pictures.picture(index)?)?;
+                    if similarity > best.similarity {
+                        best = Neighbour { index, similarity };
+                    }
+                }
+                Ok(best)
+            })
+            .collect()
+    }
+}
+
+fn memorisation(neighbours: &[Neighbour]) -> Memorisation {
+    let n = neighbours.len().max(1) as f64;
+    Memorisation {
+        similarity: neighbours.iter().map(|n| n.similarity).sum::<f64>() / n,
+        copies: neighbours.iter().filter(|n| n.similarity >= COPY).count() as f64 / n,
+    }
+}

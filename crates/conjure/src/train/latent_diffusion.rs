@@ -1,0 +1,373 @@
+//! Training of the U-Net of latent diffusion on words (Rombach et al. 2022, section 3.3 and equation 3), with the weighting of
+//! "Efficient Diffusion Training via Min-SNR Weighting Strategy", Hang et al. 2023, <https://arxiv.org/abs/2303.09556>.
+//!
+//! Latents are computed once, when the run begins; autoencoder and text encoder stay as they are.
+
+use super::export;
+use super::objective::{Batch, Losses, Network, Objective};
+use super::pictures::Pictures;
+use super::recipe::Recipe;
+use crate::data::{Split, caption::Caption};
+use crate::generate::image::pixels::to_pictures;
+use crate::image_file::{Picture, grid};
+use crate::tokens::ClipTokenizer;
+use crate::{Error, Result};
+use conjure_core::probe::NoProbe;
+use conjure_core::rng::{self, Generator};
+use conjure_core::sampling::{Guidance, NoiseSchedule, Plan, PredictionType, SchedulerConfig, betas};
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device, Tensor};
+use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
+use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Pictures that are encoded or decoded at once.
+const CHUNK: usize = 32;
+/// Held-out pictures that a validation looks at, and noise levels at which it does.
+const VALIDATION: usize = 128;
+const LEVELS: usize = 8;
+
+/// The table `[latent_diffusion]` of a recipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The U-Net, in the words of diffusers' `config.json`.
+    pub model: UNet2DConditionConfig,
+    /// The noise process and the sampler, in the words of diffusers' `scheduler_config.json`.
+    pub scheduler: Value,
+    /// Folder of the autoencoder.
+    pub autoencoder: PathBuf,
+    /// Folder that holds `text_encoder/` and `tokenizer/`.
+    pub text: PathBuf,
+    /// Folder of a U-Net to begin with instead of random weights.
+    pub start: Option<PathBuf>,
+    /// Share of captions that are replaced by the empty one, so that the model also learns to go without (Ho & Salimans 2022).
+    pub text_drop: f64,
+    /// Signal-to-noise ratio from which on noise levels weigh less (Hang et al. 2023, equation 8: gamma); 0 for none.
+    pub min_snr: f64,
+    /// Prompts of the sheet of samples.
+    pub prompts: Vec<String>,
+    /// Guidance of the samples.
+    pub guidance: f64,
+    /// Steps of the samples.
+    pub sample_steps: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: UNet2DConditionConfig::default(),
+            scheduler: json!({}),
+            autoencoder: PathBuf::new(),
+            text: PathBuf::new(),
+            start: None,
+            text_drop: 0.1,
+            min_snr: 5.0,
+            prompts: Vec::new(),
+            guidance: 3.0,
+            sample_steps: 20,
+        }
+    }
+}
+
+/// Means and standard deviations of the latents of some pictures, scaled as the U-Net takes them.
+struct Latents {
+    mean: Tensor,
+    std: Tensor,
+}
+
+/// The U-Net with what it is trained on.
+pub struct LatentDiffusion {
+    settings: Settings,
+    scheduler: SchedulerConfig,
+    prediction: PredictionType,
+    noise: NoiseSchedule,
+    unet: UNet2DConditionModel,
+    params: Params,
+    networks: Vec<Network>,
+    autoencoder: AutoencoderKl,
+    text_encoder: ClipText,
+    tokenizer: ClipTokenizer,
+    pictures: Pictures,
+    train: Latents,
+    held_out: Vec<usize>,
+    held_out_latents: Option<Latents>,
+}
+
+impl LatentDiffusion {
+    /// What the recipe describes, with the latents of all pictures computed.
+    ///
+    /// # Errors
+    /// Settings, models or data that cannot be used or do not fit each other.
+    pub fn new(recipe: &Recipe) -> Result<Self> {
+        let settings: Settings = recipe.own()?;
+        settings.model.check()?;
+        if !(0.0..=1.0).contains(&settings.text_drop) {
+            return Err(Error::request(format!("text_drop is {}, not 0 to 1", settings.text_drop)));
+        }
+        if !(settings.min_snr.is_finite() && settings.min_snr >= 0.0) {
+            return Err(Error::request(format!("min_snr is {}, not 0 or more", settings.min_snr)));
+        }
+        Guidance::new(settings.guidance, 0.0)?;
+        let scheduler = SchedulerConfig::from_json(&settings.scheduler.to_string())?;
+        Plan::new(&scheduler, scheduler.sampler()?, None, settings.sample_steps)?;
+        let missing = |key: &str| {
+            Error::request(format!("the scheduler lacks {key}")).with_help("training needs the whole noise process")
+        };
+        let noise = NoiseSchedule::new(
+            &betas(
+                scheduler.beta_schedule.ok_or_else(|| missing("beta_schedule"))?,
+                scheduler.beta_start.ok_or_else(|| missing("beta_start"))?,
+                scheduler.beta_end.ok_or_else(|| missing("beta_end"))?,
+                scheduler.num_train_timesteps.unwrap_or(1000),
+            ),
+            scheduler.rescale_betas_zero_snr.unwrap_or(false),
+            false,
+        )?;
+
+        let autoencoder_config = AutoencoderKlConfig::from_json(&read_config(&settings.autoencoder)?)?;
+        let text_folder = settings.text.join("text_encoder");
+        let text_config = ClipTextConfig::from_json(&read_config(&text_folder)?)?;
+        let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
+        if settings.model.in_channels != autoencoder_config.latent_channels
+            || settings.model.out_channels != autoencoder_config.latent_channels
+        {
+            return Err(Error::request(format!(
+                "the U-Net takes {} channels and gives {}, but latents have {}",
+                settings.model.in_channels, settings.model.out_channels, autoencoder_config.latent_channels
+            )));
+        }
+        let load = |folder: &Path| -> Result<Params> {
+            Ok(Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu))
+        };
+        let autoencoder = AutoencoderKl::new(&load(&settings.autoencoder)?, &autoencoder_config)?;
+        let text_encoder = ClipText::new(&load(&text_folder)?, &text_config)?;
+        let pictures = Pictures::open(&recipe.data, recipe.seed)?;
+        let params = match &settings.start {
+            Some(folder) => load(folder)?,
+            None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
+        }
+        .trainable();
+        let unet = UNet2DConditionModel::new(&params, &settings.model)?;
+        let networks = vec![Network::new("unet", &params)?];
+
+        let train = latents(&autoencoder, &pictures, pictures.split(Split::Train))?
+            .ok_or_else(|| Error::request("there is nothing to train on: the data hold no training example"))?;
+        let all = pictures.split(Split::HeldOutCombination);
+        let count = all.len().min(VALIDATION);
+        let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
+        let held_out_latents = latents(&autoencoder, &pictures, &held_out)?;
+        Ok(Self {
+            prediction: scheduler.prediction_type.unwrap_or(PredictionType::Epsilon),
+            settings,
+            scheduler,
+            noise,
+            unet,
+            params,
+            networks,
+            autoencoder,
+            text_encoder,
+            tokenizer,
+            pictures,
+            train,
+            held_out,
+            held_out_latents,
+        })
+    }
+
+    /// What the U-Net attends to, `(texts.len(), tokens, hidden_size)`.
+    fn encode(&self, texts: &[String]) -> Result<Tensor> {
+        let ids = texts.iter().map(|text| self.tokenizer.encode_window(text)).collect::<Result<Vec<_>>>()?;
+        let ids = Tensor::new(ids, &Device::Cpu)?; // (batch, tokens)
+        let output = self.text_encoder.forward(&ids, &mut NoProbe)?;
+        Ok(self.text_encoder.features(&output, 0, true)?.detach())
+    }
+
+    /// The weighted error for latents `z (batch, channels, h, w)` at whole `timesteps`, for each picture: `(batch)`.
+    fn errors(&self, z: &Tensor, noise: &Tensor, timesteps: &[usize], words: &Tensor) -> Result<Tensor> {
+        let n = timesteps.len();
+        let column = |of: &dyn Fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f32> = timesteps.iter().map(|&t| of(self.noise.alphas_cumprod()[t]) as f32).collect();
+            Ok(Tensor::from_vec(values, (n, 1, 1, 1), z.device())?)
+        };
+        let (alpha, sigma) = (column(&f64::sqrt)?, column(&|a| (1.0 - a).sqrt())?); // (batch, 1, 1, 1)
+        let noisy = (z.broadcast_mul(&alpha)? + noise.broadcast_mul(&sigma)?)?; // (batch, channels, h, w)
+        let target = match self.prediction {
+            PredictionType::Epsilon => noise.clone(),
+            PredictionType::VPrediction => (noise.broadcast_mul(&alpha)? - z.broadcast_mul(&sigma)?)?,
+            PredictionType::Sample => z.clone(),
+        };
+        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let times = Tensor::from_vec(times, n, z.device())?; // (batch)
+        let output = self.unet.forward(&noisy, &times, words, &AddedConditions::default(), &mut NoProbe)?;
+        let errors = (output - target)?.sqr()?.flatten_from(1)?.mean(1)?; // (batch)
+        let weights: Vec<f32> = timesteps.iter().map(|&t| self.weight(t) as f32).collect();
+        Ok((errors * Tensor::from_vec(weights, n, z.device())?)?)
+    }
+
+    /// Min-SNR's weight of a timestep for what the model predicts (Hang et al. 2023, section 3.4).
+    fn weight(&self, timestep: usize) -> f64 {
+        let alpha_bar = self.noise.alphas_cumprod()[timestep];
+        let snr = alpha_bar / (1.0 - alpha_bar).max(1e-12);
+        let clipped = if self.settings.min_snr > 0.0 { snr.min(self.settings.min_snr) } else { snr };
+        match (self.prediction, self.settings.min_snr > 0.0) {
+            (_, false) => 1.0,
+            (PredictionType::Epsilon, _) => clipped / snr.max(1e-12),
+            (PredictionType::VPrediction, _) => clipped / (snr + 1.0),
+            (PredictionType::Sample, _) => clipped,
+        }
+    }
+
+    /// The mean error over fixed noise at evenly spread timesteps.
+    fn fixed_error(&self, latents: &Latents, rows: usize, pictures: &[usize]) -> Result<f64> {
+        let timesteps = self.noise.alphas_cumprod().len();
+        let (mut sum, mut count) = (0.0, 0);
+        for first in (0..rows).step_by(CHUNK) {
+            let n = CHUNK.min(rows - first);
+            let z = latents.mean.narrow(0, first, n)?;
+            let texts: Vec<String> = pictures[first..first + n]
+                .iter()
+                .map(|&i| Caption::plain(self.pictures.record(i), "en").map_or(String::new(), |caption| caption.text))
+                .collect();
+            let words = self.encode(&texts)?;
+            for level in 0..LEVELS {
+                let name = format!("validation {first} {level}");
+                let noise = rng::randn(&mut rng::keyed(0, &name), z.shape(), z.device())?;
+                let timestep = (2 * level + 1) * timesteps / (2 * LEVELS);
+                let errors = self.errors(&z, &noise, &vec![timestep; n], &words)?.detach();
+                sum += f64::from(errors.sum_all()?.to_scalar::<f32>()?);
+                count += n;
+            }
+        }
+        Ok(sum / f64::from(u32::try_from(count).unwrap_or(u32::MAX)))
+    }
+}
+
+fn read_config(folder: &Path) -> Result<String> {
+    let path = folder.join("config.json");
+    std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
+}
+
+/// Latents of pictures, or nothing where there are none.
+fn latents(autoencoder: &AutoencoderKl, pictures: &Pictures, indices: &[usize]) -> Result<Option<Latents>> {
+    let (mut means, mut stds) = (Vec::new(), Vec::new());
+    for chunk in indices.chunks(CHUNK) {
+        let distribution = autoencoder.encode(&pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?;
+        let std = (distribution.logvar.detach() * 0.5)?.exp()?;
+        // Scaling is affine: the deviation is what the scaled mean moves by.
+        let mean = autoencoder.scale_latents(&distribution.mean.detach())?;
+        let moved = autoencoder.scale_latents(&(distribution.mean.detach() + &std)?)?;
+        stds.push((moved - &mean)?);
+        means.push(mean);
+    }
+    if means.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Latents { mean: Tensor::cat(&means, 0)?, std: Tensor::cat(&stds, 0)? }))
+}
+
+impl Objective for LatentDiffusion {
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn examples(&self) -> usize {
+        self.pictures.split(Split::Train).len()
+    }
+
+    fn data_digest(&self) -> String {
+        self.pictures.digest().to_owned()
+    }
+
+    fn describe(&self, index: usize) -> String {
+        self.pictures.describe(self.pictures.split(Split::Train)[index])
+    }
+
+    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+        let n = batch.indices.len();
+        let rows: Vec<u32> = batch.indices.iter().map(|&i| i as u32).collect();
+        let rows = Tensor::new(rows, &Device::Cpu)?;
+        // 1. A latent of each picture.
+        let mean = self.train.mean.index_select(&rows, 0)?; // (batch, channels, h, w)
+        let std = self.train.std.index_select(&rows, 0)?;
+        let posterior = rng::randn(&mut batch.generator("posterior"), mean.shape(), mean.device())?;
+        let z = (mean + (std * posterior)?)?;
+        // 2. A caption of each, or none.
+        let train = self.pictures.split(Split::Train);
+        let mut generator = batch.generator("captions");
+        let mut texts: Vec<String> =
+            batch.indices.iter().map(|&i| Caption::draw(self.pictures.record(train[i]), &mut generator).text).collect();
+        for (text, draw) in texts.iter_mut().zip(batch.generator("text drop").uniform(n)) {
+            if f64::from(draw) < self.settings.text_drop {
+                text.clear();
+            }
+        }
+        let words = self.encode(&texts)?; // (batch, tokens, hidden_size)
+        // 3. A timestep of each, spread evenly over the batch from a random start: fewer chance clusters than independent
+        //    draws ("Variational Diffusion Models", Kingma et al. 2021, appendix I.1).
+        let levels = self.noise.alphas_cumprod().len();
+        let start = f64::from(batch.generator("timesteps").uniform(1)[0]);
+        let timesteps: Vec<usize> = (0..n)
+            .map(|i| ((((start + i as f64 / n as f64) % 1.0) * levels as f64) as usize).min(levels - 1))
+            .collect();
+        // 4. The error of the prediction.
+        let noise = rng::randn(&mut batch.generator("noise"), z.shape(), z.device())?;
+        Ok(Losses::one(self.errors(&z, &noise, &timesteps, &words)?.mean_all()?))
+    }
+
+    /// The weighted error, in English and with style, on fixed noise: of held-out combinations and of as many training pictures.
+    fn validate(&mut self) -> Result<Vec<(String, f64)>> {
+        let mut figures = Vec::new();
+        if let Some(latents) = &self.held_out_latents {
+            figures.push(("held_out".to_owned(), self.fixed_error(latents, self.held_out.len(), &self.held_out)?));
+        }
+        let count = self.examples().min(VALIDATION);
+        let train = &self.pictures.split(Split::Train)[..count];
+        figures.push(("train".to_owned(), self.fixed_error(&self.train, count, train)?));
+        Ok(figures)
+    }
+
+    fn samples(&mut self) -> Result<Option<Picture>> {
+        let n = self.settings.prompts.len();
+        if n == 0 {
+            return Ok(None);
+        }
+        let words = Tensor::cat(&[self.encode(&vec![String::new(); n])?, self.encode(&self.settings.prompts)?], 0)?;
+        let guidance = Guidance::new(self.settings.guidance, 0.0)?;
+        let plan = Plan::new(&self.scheduler, self.scheduler.sampler()?, None, self.settings.sample_steps)?;
+        let shape: Vec<usize> = [&[n], &self.train.mean.dims()[1..]].concat();
+        let mut generator = rng::keyed(0, "samples");
+        let start = plan.initial(&rng::randn(&mut generator, shape, &Device::Cpu)?)?;
+        let mut denoiser = plan.denoiser(|x: &Tensor, timestep: f64| {
+            let time = Tensor::new(&[timestep as f32], x.device())?;
+            let both = Tensor::cat(&[x, x], 0)?; // without the prompts, with them
+            let output = self.unet.forward(&both, &time, &words, &AddedConditions::default(), &mut NoProbe)?.detach();
+            guidance.combine(&output.narrow(0, 0, n)?, &output.narrow(0, n, n)?)
+        });
+        let latents = plan.run(
+            &mut denoiser,
+            start,
+            &mut |shape| rng::randn(&mut generator, shape.clone(), &Device::Cpu),
+            &mut |_| Ok(None),
+        )?;
+        let pixels = self.autoencoder.decode(&self.autoencoder.unscale_latents(&latents)?, &mut NoProbe)?;
+        grid(&to_pictures(&pixels.detach())?, 8, 2).map(Some)
+    }
+
+    /// A whole pipeline as diffusers opens it.
+    fn export(&mut self, folder: &Path) -> Result<()> {
+        let sample_size = self.train.mean.dim(3)?;
+        let config = UNet2DConditionConfig { sample_size: Some(sample_size.into()), ..self.settings.model.clone() };
+        export::component(
+            &folder.join("unet"),
+            "diffusion_pytorch_model.safetensors",
+            &config,
+            Some("UNet2DConditionModel"),
+            &self.params.variables(),
+        )?;
+        export::pipeline(folder, &self.settings.scheduler, &self.settings.autoencoder, &self.settings.text)
+    }
+}
