@@ -6,7 +6,7 @@
 //! |---|---|
 //! | text encoder, figure 3 `T_f` | [`ClipText::forward`], `pooled_output` |
 //! | `W_t`, projection to the joint space | `text_projection`, its result before normalisation `text_embeds` |
-//! | `I_e`, `T_e` | arguments of [`contrastive_loss`] |
+//! | `I_e`, `T_e` | arguments of [`contrastive_loss`] and [`matched_contrastive_loss`] |
 //! | `t`, learned temperature | `logit_scale`, of which the exponential is taken |
 //!
 //! What differs: the picture tower is in `clip_vision`; both below one `Params` have the keys of transformers' `CLIPModel`. OpenCLIP's text encoders (SD 2.x: ViT-H/14, SDXL: ViT-bigG/14) are this
@@ -382,20 +382,71 @@ impl ClipText {
 /// each picture's text in the batch. `text_embeds` and `image_embeds (batch, projection_dim)` need not be normalised;
 /// `logit_scale` is the logarithm of the factor on the cosines, a scalar. Returns a scalar.
 pub fn contrastive_loss(text_embeds: &Tensor, image_embeds: &Tensor, logit_scale: &Tensor) -> Result<Tensor> {
+    let own = Tensor::eye(text_embeds.dim(0)?, text_embeds.dtype(), text_embeds.device())?;
+    matched_contrastive_loss(text_embeds, image_embeds, logit_scale, &own)
+}
+
+/// The contrastive loss where several pictures may fit a text: "Unified Contrastive Learning in Image-Text-Label Space", Yang
+/// et al. 2022, <https://arxiv.org/abs/2204.03610>, equations 2 to 4, their mean. `matches (texts, pictures)` is 1 where the
+/// text fits the picture, else 0, at least one in every row and column; each text shall find its pictures with equal
+/// probabilities, each picture its texts. The rest as in [`contrastive_loss`], which is the case of one match each.
+pub fn matched_contrastive_loss(
+    text_embeds: &Tensor,
+    image_embeds: &Tensor,
+    logit_scale: &Tensor,
+    matches: &Tensor,
+) -> Result<Tensor> {
     let normalise = |x: &Tensor| -> Result<Tensor> { Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?) };
     let text = normalise(text_embeds)?;
     let image = normalise(image_embeds)?;
-    let cosines = ops::matmul(&text, &image.t()?)?; // (batch texts, batch images)
+    let cosines = ops::matmul(&text, &image.t()?)?; // (texts, pictures)
     let logits = cosines.broadcast_mul(&logit_scale.exp()?)?;
-    let own = Tensor::arange(0, logits.dim(0)? as u32, logits.device())?;
-    let pictures = ops::cross_entropy(&logits, &own, 0.0)?;
-    let texts = ops::cross_entropy(&logits.t()?.contiguous()?, &own, 0.0)?;
-    Ok(((pictures + texts)? / 2.0)?)
+    // Mean over rows of: log sum exp of the row, less the mean of its matches.
+    let one_way = |logits: &Tensor, matches: &Tensor| -> Result<Tensor> {
+        let target = matches.broadcast_div(&matches.sum_keepdim(D::Minus1)?)?;
+        Ok(((log_sum_exp(logits)?.sum_all()? - (logits * target)?.sum_all()?)? / logits.dim(0)? as f64)?)
+    };
+    let find_pictures = one_way(&logits, matches)?;
+    let find_texts = one_way(&logits.t()?.contiguous()?, &matches.t()?.contiguous()?)?;
+    Ok(((find_pictures + find_texts)? * 0.5)?)
+}
+
+/// Logarithm of the sum of exponentials over the last dimension, which is kept.
+fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
+    let max = x.max_keepdim(D::Minus1)?.detach();
+    Ok((x.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()? + max)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two pictures of one thing and one of another; the first text fits both of the first. Computed by hand in f64.
+    #[test]
+    fn a_text_finds_all_its_pictures() {
+        let device = &conjure_core::Device::Cpu;
+        let text = Tensor::new(&[[1f32, 0.0], [0.6, 0.8], [0.0, 2.0]], device).unwrap();
+        let image = Tensor::new(&[[3f32, 0.0], [0.8, 0.6], [0.0, 1.0]], device).unwrap();
+        let matches = Tensor::new(&[[1f32, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], device).unwrap();
+        let scale = Tensor::new(2f32.ln(), device).unwrap();
+        let logits = [[2.0, 1.6, 0.0], [1.2, 1.92, 1.6], [0.0, 1.2, 2.0f64]];
+        let target = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+        let (mut rows, mut columns) = (0.0, 0.0);
+        for i in 0..3 {
+            let row = logits[i];
+            let column = [0, 1, 2].map(|j: usize| logits[j][i]);
+            let matched = [0, 1, 2].map(|j: usize| if target[j][i] > 0.0 { 1.0 } else { 0.0 });
+            let share = 1.0 / matched.iter().sum::<f64>();
+            rows += row.map(f64::exp).iter().sum::<f64>().ln() - (0..3).map(|j| row[j] * target[i][j]).sum::<f64>();
+            columns += column.map(f64::exp).iter().sum::<f64>().ln()
+                - (0..3).map(|j| column[j] * matched[j] * share).sum::<f64>();
+        }
+        let expected = (rows + columns) / 6.0;
+        let loss = matched_contrastive_loss(&text, &image, &scale, &matches).unwrap().to_scalar::<f32>().unwrap();
+        assert!((f64::from(loss) - expected).abs() < 1e-6, "{loss} {expected}");
+        let own = contrastive_loss(&text, &image, &scale).unwrap().to_scalar::<f32>().unwrap();
+        assert!((own - loss).abs() > 1e-2);
+    }
 
     #[test]
     fn published_configs_are_read() {

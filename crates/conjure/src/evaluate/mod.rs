@@ -1,9 +1,11 @@
 //! Measures of what models make.
 
+pub mod clip;
 mod judge;
 mod kernel_distance;
 mod picture_model;
 mod pixels;
+pub mod retrieval;
 
 pub use judge::{Judge, Opinion};
 pub use kernel_distance::{KernelDistance, kernel_distance};
