@@ -1,5 +1,7 @@
 //! Does a query find what it asks for? Recall at k, as Radford et al. 2021 report it in table 13.
 
+use std::cmp::Ordering;
+
 /// For each `k`, the share of queries of which a true answer is among the `k` most similar candidates. `scores[q][c]` is the
 /// similarity of query `q` and candidate `c`; a wrong candidate as similar as the best true one counts as more similar, so
 /// that a model to which all is alike finds nothing. 0 without queries.
@@ -8,8 +10,8 @@ pub fn recall<const N: usize>(scores: &[Vec<f32>], is_true: impl Fn(usize, usize
     for (q, row) in scores.iter().enumerate() {
         let (right, wrong): (Vec<usize>, Vec<usize>) = (0..row.len()).partition(|&c| is_true(q, c));
         let Some(best) = right.iter().map(|&c| row[c]).max_by(f32::total_cmp) else { continue };
-        // A comparison with NaN is false, and then the candidate counts as well.
-        let before = wrong.iter().filter(|&&c| !(row[c] < best)).count();
+        // A score that is no number is not less than any.
+        let before = wrong.iter().filter(|&&c| row[c].partial_cmp(&best) != Some(Ordering::Less)).count();
         for (found, k) in found.iter_mut().zip(ks) {
             *found += usize::from(before < k);
         }
