@@ -8,9 +8,10 @@
 //! | [`schedule`] | how large are the steps? |
 //! | [`order`] | which examples come when? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
-//! | [`autoencoder_kl`], [`latent_diffusion`] | how is each model trained? |
+//! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`] | how is each model trained? |
 
 pub mod autoencoder_kl;
+pub mod clip;
 pub mod export;
 pub mod latent_diffusion;
 pub mod objective;
@@ -38,6 +39,7 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     ("latent_diffusion", "the U-Net that turns noise into the latents of a picture, as words say", |recipe| {
         Ok(Box::new(latent_diffusion::LatentDiffusion::new(recipe)?))
     }),
+    ("clip", "texts and pictures in one space", |recipe| Ok(Box::new(clip::ClipObjective::new(recipe)?))),
 ];
 
 fn objective_names() -> String {
