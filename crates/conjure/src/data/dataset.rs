@@ -1,6 +1,6 @@
 //! A data set to those who train on it: records, pixels on demand, a digest.
 
-use super::{archive, area, folder};
+use super::{archive, area, folder, shapes};
 use crate::image_file::Picture;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,7 @@ pub struct Skipped {
 pub(super) enum Pixels {
     Archive(archive::Pictures),
     Folder(Vec<PathBuf>),
+    Shapes { seed: u64, size: usize },
 }
 
 /// Pictures with words. Pixels are read when they are asked for, so a set may be larger than memory.
@@ -162,6 +163,7 @@ impl Dataset {
         let picture = match &self.pixels {
             Pixels::Archive(pictures) => pictures.read(i)?,
             Pixels::Folder(files) => folder::read(&files[i])?,
+            &Pixels::Shapes { seed, size } => shapes::draw(&shapes::Scene::random(seed, i as u64), size)?,
         };
         area::square(&picture, size)
     }

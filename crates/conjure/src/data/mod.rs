@@ -6,6 +6,7 @@
 //! | [`archive`] | how does a data set travel as one file, and how is a stranger's file read safely? |
 //! | [`folder`] | how do the user's own pictures and captions become a data set? |
 //! | [`caption`] | in which words would people ask for a picture? |
+//! | [`shapes`] | what if there are no pictures, or it must be known exactly what one shows? |
 //! | [`emoji`] | where does the set that ships with Conjure come from, and what is kept from the model? |
 
 pub mod archive;
@@ -14,5 +15,6 @@ pub mod caption;
 pub mod dataset;
 pub mod emoji;
 pub mod folder;
+pub mod shapes;
 
 pub use dataset::{Dataset, Record, Selection, Skipped, Split};
