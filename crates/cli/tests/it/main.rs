@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod data;
 mod image;
 mod models;
 mod replay;

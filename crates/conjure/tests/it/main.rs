@@ -2,6 +2,7 @@
 
 mod adapters;
 mod clip_tokenizer;
+mod data_sets;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;
 mod hostile_files;

@@ -296,3 +296,82 @@ fn unpack(packed: &[u8], members: &[String]) -> std::result::Result<BTreeMap<Str
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tar archive with one file, as npm packs it.
+    fn packed(name: &str, content: &[u8], claimed: usize) -> Vec<u8> {
+        use std::io::Write as _;
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{claimed:011o}").as_bytes());
+        header[156] = b'0';
+        let mut tar = [&header[..], content].concat();
+        tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&tar).expect("packed");
+        encoder.finish().expect("packed")
+    }
+
+    #[test]
+    fn files_of_an_archive_are_read_and_bounded() {
+        let wanted = ["icons.json".to_owned()];
+        let good = packed("package/icons.json", b"{}", 2);
+        assert_eq!(unpack(&good, &wanted).expect("read")["icons.json"], b"{}");
+        assert!(unpack(&packed("package/other.json", b"{}", 2), &wanted).expect("read").is_empty());
+        let refused = |bytes: &[u8]| unpack(bytes, &wanted).expect_err("refused");
+        assert!(refused(&good[..good.len() / 2]).contains("no whole archive"));
+        assert!(refused(b"junk").contains("no whole archive"));
+        assert!(refused(&packed("package/icons.json", b"{}", 1 << 30)).contains("claims 1073741824 bytes"));
+        assert!(refused(&packed("package/icons.json", b"{}", 100_000)).contains("ends inside its file icons.json"));
+    }
+
+    #[test]
+    fn every_package_is_pinned() {
+        for package in STYLES.iter().chain([&NAMES]) {
+            assert_eq!(package.sha512.len(), 128, "{}", package.name);
+            assert!(package.file_name().ends_with(&format!("{}-{}.tgz", package.short_name(), package.version)));
+        }
+        assert_eq!(STYLES[0].file_name(), "iconify-json-noto-1.2.9.tgz");
+    }
+
+    /// A stand-in for npm: a shell script that gets npm's arguments, the folder last.
+    #[cfg(unix)]
+    #[test]
+    fn what_npm_brings_is_checked_and_kept() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let content = packed("package/icons.json", b"{}", 2);
+        let source = cache.path().join("source");
+        std::fs::write(&source, &content).expect("written");
+        let sha512 = crate::digest::hex(&Sha512::digest(&content)).leak();
+        let package = Package { name: "@x/y", version: "1.0.0", sha512 };
+        let fetched = |script: &str, package: &Package| {
+            let script = format!("for last; do :; done; {script}");
+            fetch(&["sh", "-c", &script, "npm"], package, cache.path())
+        };
+        let copy = format!("test \"$1 $2\" = 'pack @x/y@1.0.0' && cp '{}' \"$last/x-y-1.0.0.tgz\"", source.display());
+        let wrong = fetched(&copy, &Package { sha512: NAMES.sha512, ..package }).expect_err("another digest");
+        assert!(wrong.to_string().contains("not the 62f81be405a81d58"), "{wrong}");
+        assert!(wrong.help().is_some_and(|help| help.contains("do not use it")));
+        let kept = cache.path().join("x-y-1.0.0.tgz");
+        assert!(!kept.exists());
+        fetched(&copy, &package).expect("fetched");
+        assert!(kept.exists());
+        let opened = Packages::Cache(cache.path().to_owned()).open(&package).expect("kept");
+        assert!(opened.verified() && opened.read(&["icons.json".to_owned()]).expect("read").len() == 1);
+
+        let refused = |script: &str| {
+            let error = fetched(script, &package).expect_err("refused");
+            assert!(error.help().is_some_and(|help| help.contains("--from DIR")));
+            error.to_string()
+        };
+        let offline = "echo 'npm error code ENOTFOUND' >&2; echo 'npm error network no route' >&2; exit 1";
+        assert!(refused(offline).contains("ENOTFOUND"));
+        assert!(refused("true").contains("gave no reason"));
+        let none = fetch(&["no-such-program-here"], &package, cache.path()).expect_err("not installed");
+        assert!(none.to_string().contains("npm, which would fetch it, is not installed"), "{none}");
+        assert!(none.help().is_some_and(|help| help.contains("--from DIR")));
+    }
+}

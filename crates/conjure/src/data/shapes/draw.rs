@@ -26,7 +26,7 @@ impl Outline {
             Shape::Diamond => Self::Polygon(vec![(0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)]),
             Shape::Star => {
                 let corner = |n: usize| {
-                    let radius = if n % 2 == 0 { 1.0 } else { STAR_WAIST };
+                    let radius = if n.is_multiple_of(2) { 1.0 } else { STAR_WAIST };
                     let angle = n as f32 * std::f32::consts::PI / 5.0;
                     (radius * angle.sin(), -radius * angle.cos())
                 };

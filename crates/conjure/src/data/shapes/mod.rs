@@ -61,7 +61,7 @@ pub fn dataset(count: usize, seed: u64, size: usize) -> Result<Dataset> {
 /// Whether a shape is kept from the model in this colour: one of seven colours for each shape. Every colour and every shape
 /// is known from others.
 pub fn is_held_out(colour: Colour, shape: Shape) -> bool {
-    (colour as usize + 2 * shape as usize) % Colour::ALL.len() == 0
+    (colour as usize + 2 * shape as usize).is_multiple_of(Colour::ALL.len())
 }
 
 #[cfg(test)]
