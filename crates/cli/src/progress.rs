@@ -13,19 +13,47 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     began: Instant,
     line_at: Option<Instant>,
+    position: (u64, u64),
 }
 
 impl Progress {
-    /// Begins to count time now.
+    /// Steps of making a picture. Begins to count time now.
     pub fn new() -> Self {
+        Self::with_template("{bar:40} step {pos}/{len}  {msg}")
+    }
+
+    /// Updates of a training run.
+    pub fn updates() -> Self {
+        Self::with_template("{bar:20} update {pos}/{len}  {wide_msg}")
+    }
+
+    fn with_template(template: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{bar:40} step {pos}/{len}  {msg}") {
+            if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
             bar
         });
-        Self { bar, began: Instant::now(), line_at: None }
+        Self { bar, began: Instant::now(), line_at: None, position: (0, 0) }
+    }
+
+    /// Update `step` of `steps` is made: moves the bar, and is no news elsewhere.
+    pub fn at(&mut self, step: u64, steps: u64) {
+        self.position = (step, steps);
+        if let Some(bar) = &self.bar {
+            bar.set_length(steps);
+            bar.set_position(step);
+        }
+    }
+
+    /// Says how the updates go: beside the bar, or in a line.
+    pub fn update(&self, how: &str) {
+        let (step, steps) = self.position;
+        match &self.bar {
+            Some(bar) => bar.set_message(how.to_owned()),
+            None => report::note(&format!("update {step}/{steps}  {how}")),
+        }
     }
 
     /// `step` of `steps` is done; `step` 0 begins the count anew.

@@ -3,17 +3,25 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`recipe`] | what can a run be told? |
-//! | [`run`] | what happens, in which order, and what is kept? |
+//! | [`run`] | what happens, and in which order? |
+//! | [`begin`] | how does a run begin, and go on after an interruption? |
+//! | [`event`] | what does a run tell while it goes? |
 //! | [`objective`] | what does a model bring to be trained? |
 //! | [`schedule`] | how large are the steps? |
 //! | [`order`] | which examples come when? |
+//! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
 //! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`] | how is each model trained? |
 
 pub mod autoencoder_kl;
+pub mod begin;
 pub mod clip;
+mod curves;
+pub mod event;
 pub mod export;
+mod folder;
 pub mod latent_diffusion;
+mod metrics;
 pub mod objective;
 pub mod order;
 pub mod pictures;
@@ -22,9 +30,11 @@ pub mod run;
 pub mod schedule;
 mod state;
 
+pub use begin::Resume;
+pub use event::{Control, Event};
 pub use objective::{Batch, Losses, Network, Objective};
 pub use recipe::Recipe;
-pub use run::{Control, Event, Resume, Training};
+pub use run::Training;
 
 use crate::{Error, Result};
 

@@ -79,6 +79,9 @@ impl Losses {
 }
 
 /// What is trained, on what, and how it is looked at. A run owns one and calls it from one thread.
+///
+/// An objective may keep what it computed, but nothing may depend on which calls came before: losses come of the weights and
+/// the [`Batch`] alone, or a run that is resumed would not go on as it would have.
 pub trait Objective {
     /// The networks that are trained.
     fn networks(&self) -> &[Network];

@@ -23,6 +23,10 @@ pub struct Recipe {
     /// Micro-batches whose gradients are averaged for an update.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// Keep fewer activations for the backward pass, and compute them again there: less memory, the same gradients, about a
+    /// third more work. Only some objectives can.
+    #[serde(default)]
+    pub recompute: bool,
     /// Precision of products; sums and everything stored are f32 in any case.
     #[serde(default)]
     pub precision: Precision,
@@ -141,8 +145,24 @@ pub struct Data {
     pub strict: bool,
 }
 
-/// Keys that change what is kept and shown, but not what is computed: a resumed run may change them.
-const HARMLESS: [&str; 4] = ["checkpoint.every", "checkpoint.keep", "report.every", "report.samples"];
+/// Keys that change what is kept and shown and where the data lie, but not what is computed: a resumed run may change them.
+/// The data themselves are known by their digest.
+const HARMLESS: [&str; 9] = [
+    "checkpoint.best",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.file",
+    "data.folder",
+    "recompute",
+    "report.every",
+    "report.samples",
+    "report.validate",
+];
+
+/// The largest whole number that TOML has.
+const MOST: u64 = i64::MAX as u64;
+/// Examples of all micro-batches together can then be counted.
+const MOST_STEPS: u64 = 1 << 31;
 
 impl Recipe {
     /// Reads a recipe with changes `key.path=value` applied, and checks it.
@@ -228,11 +248,14 @@ impl Recipe {
             .collect()
     }
 
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// A value outside its range.
+    pub(super) fn check(&self) -> Result<()> {
         let o = &self.optimizer;
         let share = |x: f64| (0.0..1.0).contains(&x);
         let problems = [
-            (self.steps == 0, "steps is 0".to_owned()),
+            (self.seed > MOST, format!("seed is {}, more than {MOST}", self.seed)),
+            (self.steps == 0 || self.steps > MOST_STEPS, format!("steps is {}, not 1 to {MOST_STEPS}", self.steps)),
             (self.batch == 0 || self.batch > 1 << 16, format!("batch is {}, not 1 to 65536", self.batch)),
             (
                 self.accumulate == 0 || self.accumulate > 1 << 16,

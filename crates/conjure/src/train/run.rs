@@ -1,71 +1,27 @@
 //! The loop: one for everything that is trained.
 
-use super::objective::{Batch, Objective};
+use super::curves;
+use super::event::{Control, Event, Listener};
+use super::folder::RunFolder;
+use super::metrics::{self, Metrics};
+use super::objective::{Batch, Losses, Objective};
 use super::order::Order;
 use super::recipe::{Precision, Recipe};
-use super::state::{self, Record, Saved, Trainee};
+use super::state::{self, Record, Trainee};
 use crate::image_file::{write_atomically, write_png};
 use crate::{Error, Result};
 use conjure_core::optim::sum_of_squares;
-use conjure_core::{Tensor, precision as products};
-use serde_json::{Map, Value, json};
+use conjure_core::{DType, Tensor, precision as products};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// A loss this many times the usual one counts as exploded.
 const EXPLODED: f64 = 1000.0;
-/// Updates before explosions are looked for.
+/// Updates of a network before explosions of its loss are looked for.
 const SETTLED: u64 = 100;
-
-/// What happens during a run.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Something is being done beside the updates, for people.
-    Stage(String),
-    /// A stretch of updates is done.
-    Progress {
-        /// Updates made.
-        step: u64,
-        /// Updates of the whole run.
-        steps: u64,
-        /// Averages over the stretch: losses by network, and the objective's own figures.
-        figures: Vec<(String, f64)>,
-        /// Learning rate of the last update.
-        learning_rate: f64,
-        /// Norm of the gradient, of the last update, before clipping.
-        gradient_norm: f64,
-        /// Examples per second over the stretch.
-        rate: f64,
-        /// Seconds that the rest will take at that rate.
-        left: f64,
-    },
-    /// Figures on held-out data.
-    Validation {
-        /// Updates made.
-        step: u64,
-        /// The figures.
-        figures: Vec<(String, f64)>,
-    },
-    /// A file was written.
-    Wrote(PathBuf),
-    /// Something failed that the run survives.
-    Warning(String),
-}
-
-/// Whether to go on after an [`Event`].
-pub use crate::generate::image::Control;
-
-/// How a run is resumed.
-#[derive(Clone, Debug, Default)]
-pub struct Resume {
-    /// Changes `key=value` to its recipe.
-    pub changes: Vec<String>,
-    /// Go on although the recipe or the data differ.
-    pub force: bool,
-}
 
 /// A training run in its folder:
 ///
@@ -73,126 +29,36 @@ pub struct Resume {
 /// |---|---|
 /// | `recipe.toml` | the recipe with every default |
 /// | `metrics.jsonl` | a line for each stretch of updates and each validation |
-/// | `loss.svg` | the curves |
+/// | `loss.svg` | their curves |
 /// | `samples/` | sheets of samples |
 /// | `checkpoints/` | the last states, `best.safetensors`, and the state at a failure |
 /// | `export/` | the trained model in the ecosystem's layout |
+///
+/// Two runs of the same recipe on the same data make the same checkpoints, byte for byte, however often one of them was
+/// killed and resumed.
 pub struct Training {
-    recipe: Recipe,
-    folder: PathBuf,
-    objective: Box<dyn Objective>,
-    trainees: Vec<Trainee>,
-    order: Order,
-    record: Record,
+    pub(super) recipe: Recipe,
+    pub(super) folder: RunFolder,
+    pub(super) objective: Box<dyn Objective>,
+    pub(super) trainees: Vec<Trainee>,
+    pub(super) order: Order,
+    pub(super) record: Record,
+    pub(super) metrics: Metrics,
+    /// Seconds of training since the run began. No part of the state: no two runs take the same time.
+    pub(super) seconds: f64,
+}
+
+/// What the micro-batches of an update gave.
+struct Gathered {
+    /// Sums over the micro-batches, by network and parameter.
+    gradients: Vec<BTreeMap<String, Tensor>>,
+    /// Averages over the micro-batches; nothing for a network that had no loss.
+    losses: Vec<Option<f64>>,
+    figures: Vec<(&'static str, f64)>,
+    examples: Vec<usize>,
 }
 
 impl Training {
-    /// Begins a run in `folder`, which must be new or empty.
-    ///
-    /// # Errors
-    /// A recipe or data that cannot be trained on; the folder holds something.
-    pub fn start(recipe: Recipe, folder: &Path) -> Result<Self> {
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::file(folder, "is not empty").with_help(format!(
-                "go on with the run in it with conjure train --resume {0}, or choose another folder with --out",
-                folder.display()
-            )));
-        }
-        let training = Self::new(recipe, folder)?;
-        for part in ["checkpoints", "samples"] {
-            let path = folder.join(part);
-            fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
-        }
-        training.write_recipe()?;
-        Ok(training)
-    }
-
-    /// Takes up the run in `folder` at its latest checkpoint. Also says what is worth saying about that.
-    ///
-    /// # Errors
-    /// No run there, the recipe or data differ and `force` is not set, no checkpoint can be read.
-    pub fn resume(folder: &Path, how: &Resume) -> Result<(Self, Vec<String>)> {
-        let mut notes = Vec::new();
-        let checkpoints = state::checkpoints(folder);
-        let stored = folder.join("recipe.toml");
-        if checkpoints.is_empty() {
-            if !stored.is_file() {
-                return Err(Error::file(folder, "holds no training run")
-                    .with_help("begin one with conjure train RECIPE --out FOLDER"));
-            }
-            notes.push("no checkpoint yet: the run begins anew".to_owned());
-            return Ok((Self::new(Recipe::read(&stored, &how.changes)?, folder)?, notes));
-        }
-        let mut saved = None;
-        for (_, path) in checkpoints.iter().rev() {
-            match Saved::open(path) {
-                Ok(found) => {
-                    saved = Some(found);
-                    break;
-                }
-                Err(error) => notes.push(format!("passed over a damaged checkpoint: {error}")),
-            }
-        }
-        let saved = saved.ok_or_else(|| {
-            Error::file(folder, format!("no checkpoint can be read: {}", notes.join("; ")))
-                .with_help("begin the run anew in another folder")
-        })?;
-        let before = saved.recipe()?;
-        let recipe =
-            if how.changes.is_empty() { before.clone() } else { Recipe::parse(&saved.record.recipe, &how.changes)? };
-        let differences = before.differences(&recipe);
-        if !differences.is_empty() && !how.force {
-            return Err(Error::request(format!("the recipe differs from the run's: {}", differences.join(", ")))
-                .with_help("the result would be that of neither recipe; add --force if that is meant"));
-        }
-        let mut training = Self::new(recipe, folder)?;
-        if training.record.data != saved.record.data {
-            if !how.force {
-                return Err(Error::request(format!(
-                    "the data differ from the run's: digest {} instead of {}",
-                    training.record.data, saved.record.data
-                ))
-                .with_help("give the data that the run began with, or add --force"));
-            }
-            notes.push("the data differ from those the run began with".to_owned());
-        }
-        saved.restore(&mut training.trainees)?;
-        let (data, recipe) = (training.record.data.clone(), training.record.recipe.clone());
-        training.record = Record { data, recipe, ..saved.record };
-        if !differences.is_empty() {
-            training.record.changes.push((training.record.step, differences));
-        }
-        training.write_recipe()?;
-        training.forget_after()?;
-        Ok((training, notes))
-    }
-
-    fn new(recipe: Recipe, folder: &Path) -> Result<Self> {
-        let objective = super::build(&recipe)?;
-        if objective.examples() == 0 {
-            return Err(Error::request("there is nothing to train on: the data hold no training example")
-                .with_help("look at what data.file, data.styles and data.exclude_groups leave"));
-        }
-        let trainees = objective
-            .networks()
-            .iter()
-            .map(|network| Trainee::new(network.clone(), &recipe.optimizer))
-            .collect::<Result<Vec<_>>>()?;
-        let record = Record {
-            step: 0,
-            recipe: recipe.to_toml(),
-            data: objective.data_digest(),
-            updates: BTreeMap::new(),
-            usual: vec![0.0; trainees.len()],
-            best: None,
-            seconds: 0.0,
-            changes: Vec::new(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let order = Order::new(recipe.seed, objective.examples());
-        Ok(Self { recipe, folder: folder.to_owned(), objective, trainees, order, record })
-    }
-
     /// The recipe of the run.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
@@ -213,49 +79,24 @@ impl Training {
     ///
     /// # Errors
     /// [`Error::Cancelled`] after a request to stop, with the state saved; a loss that is not a number or explodes, with
-    /// step, batch and state saved.
+    /// step, batch and state saved; the objective fails, with the state saved.
     pub fn run(&mut self, on_event: &mut dyn FnMut(Event) -> Control) -> Result<()> {
-        let mut stretch = Stretch::new();
-        let report = self.recipe.report.clone();
-        while self.record.step < self.recipe.steps {
-            let began = Instant::now();
-            self.update(&mut stretch)?;
-            self.record.seconds += began.elapsed().as_secs_f64();
-            let (step, last) = (self.record.step, self.record.step == self.recipe.steps);
-            let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
-            let mut control = Control::Continue;
-            if due(report.every) {
-                control = self.report(&mut stretch, on_event)?;
-            }
-            if due(report.validate) {
-                tell(&mut control, on_event, Event::Stage("looking at held-out data".into()));
-                let figures = self.with_averages(|objective| objective.validate())?;
-                self.log(json!({ "step": step, "validation": figures.iter().cloned().collect::<BTreeMap<_, _>>() }))?;
-                let best = self.keep_best(&figures);
-                tell(&mut control, on_event, Event::Validation { step, figures });
-                self.survive(best, &mut control, on_event);
-            }
-            if due(report.samples) {
-                tell(&mut control, on_event, Event::Stage("making samples".into()));
-                if let Some(sheet) = self.with_averages(|objective| objective.samples())? {
-                    let path = self.folder.join("samples").join(format!("step-{step:08}.png"));
-                    let written = write_png(&path, &sheet, None).map(|()| Some(path));
-                    self.survive(written, &mut control, on_event);
+        let mut listener = Listener::new(on_event);
+        loop {
+            if !self.record.open {
+                if self.record.step == self.recipe.steps {
+                    break;
                 }
+                self.update()?;
+                self.record.open = true;
             }
-            if due(self.recipe.checkpoint.every) || control == Control::Stop {
-                let saved = self.save();
-                if last {
-                    saved?;
-                } else if control == Control::Stop {
-                    on_event(Event::Wrote(saved?));
-                } else {
-                    self.survive(saved.map(Some), &mut control, on_event);
-                }
-            }
-            if control == Control::Stop {
+            let outcome = self.close(&mut listener);
+            if listener.stop {
+                let path = self.save()?;
+                listener.tell(Event::Wrote(path));
                 return Err(Error::Cancelled);
             }
+            self.saved_at_failure(outcome)?;
         }
         self.export(on_event)
     }
@@ -265,124 +106,230 @@ impl Training {
     /// # Errors
     /// The system refuses to write.
     pub fn export(&mut self, on_event: &mut dyn FnMut(Event) -> Control) -> Result<()> {
-        let folder = self.folder.join("export");
+        let folder = self.folder.export();
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         self.with_averages(|objective| objective.export(&folder))?;
         on_event(Event::Wrote(folder));
         Ok(())
     }
 
-    /// One update of every network.
-    fn update(&mut self, stretch: &mut Stretch) -> Result<()> {
-        let Recipe { batch, accumulate, seed, .. } = self.recipe;
-        let step = self.record.step;
-        let mut gradients: Vec<BTreeMap<String, Tensor>> = vec![BTreeMap::new(); self.trainees.len()];
-        let mut losses = vec![0.0; self.trainees.len()];
-        let mut seen = Vec::with_capacity(batch * accumulate);
-        for micro in 0..accumulate {
-            let position = (step * accumulate as u64 + micro as u64) * batch as u64;
-            let indices = self.order.take(position, batch);
-            let batch = Batch { indices: &indices, step, micro, seed };
-            let outcome = with_precision(self.recipe.precision, || -> Result<super::Losses> {
-                let outcome = self.objective.losses(&batch)?;
-                for (place, loss) in &outcome.terms {
-                    losses[*place] +=
-                        f64::from(loss.to_dtype(conjure_core::DType::F32)?.to_scalar::<f32>()?) / accumulate as f64;
-                    let mut store = loss.backward()?;
-                    for (name, variable) in &self.trainees[*place].network.variables {
-                        let Some(gradient) = store.remove(variable.as_tensor()) else { continue };
-                        let sum = match gradients[*place].remove(name) {
-                            Some(before) => (before + gradient)?,
-                            None => gradient,
-                        };
-                        gradients[*place].insert(name.clone(), sum);
-                    }
-                }
-                Ok(outcome)
-            })?;
-            stretch.add(&outcome.figures);
-            seen.extend(indices);
+    /// Does what is due after an update: reports, looks at held-out data, makes samples, saves. Returns early, with the update
+    /// still open, where the listener asks to stop; all of it is then done when the run is taken up again.
+    fn close(&mut self, listener: &mut Listener) -> Result<()> {
+        let (step, steps) = (self.record.step, self.recipe.steps);
+        let last = step == steps;
+        let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+        let report = self.recipe.report.clone();
+        listener.tell(Event::Update { step, steps });
+        if due(report.every) && !listener.stop {
+            self.report(listener);
         }
+        if due(report.validate) && !listener.stop {
+            self.validate(listener)?;
+        }
+        if due(report.samples) && !listener.stop {
+            listener.tell(Event::Stage("making samples".into()));
+            if let Some(sheet) = self.with_averages(|objective| objective.samples())? {
+                let path = self.folder.samples(step);
+                listener.survive(write_png(&path, &sheet, None).map(|()| Some(path)));
+            }
+        }
+        if listener.stop {
+            return Ok(());
+        }
+        self.record.open = false;
+        if due(report.every) {
+            self.record.stretch = metrics::Stretch::default();
+        }
+        if due(self.recipe.checkpoint.every) {
+            let saved = self.save();
+            if last {
+                saved?;
+            } else {
+                listener.survive(saved.map(Some));
+            }
+            listener.survive(curves::draw(self.metrics.path(), &self.folder.curves()).map(|()| None));
+        }
+        Ok(())
+    }
+
+    /// One update of every network.
+    fn update(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let gathered = with_precision(self.recipe.precision, || self.gather());
+        let Gathered { gradients, losses, figures, examples } = self.saved_at_failure(gathered)?;
+        let parts = self.recipe.accumulate as f64;
         let mut norms = Vec::new();
         for gradients in &gradients {
-            let squares = gradients.values().map(sum_of_squares).sum::<Result<f64>>()?;
-            norms.push(squares.sqrt() / accumulate as f64);
+            norms.push(gradients.values().map(sum_of_squares).sum::<Result<f64>>()?.sqrt() / parts);
         }
-        self.look_for_failure(&losses, &norms, &seen)?;
+        self.look_for_failure(&losses, &norms, &examples)?;
 
-        let factor = self.recipe.schedule.factor(step, self.recipe.steps);
+        let factor = self.recipe.schedule.factor(self.record.step, self.recipe.steps);
         let clip = self.recipe.optimizer.clip_norm;
+        let stretch = &mut self.record.stretch;
         for (place, trainee) in self.trainees.iter_mut().enumerate() {
+            let name = trainee.network.name;
+            if let Some(loss) = losses[place] {
+                stretch.add(name, loss);
+            }
             if gradients[place].is_empty() {
                 continue;
             }
             let shrink = if clip > 0.0 && norms[place] > clip { clip / norms[place] } else { 1.0 };
             let rate = self.recipe.optimizer.learning_rate * factor * trainee.network.rate;
-            trainee.optimizer.step(&gradients[place], rate, shrink / accumulate as f64)?;
+            trainee.optimizer.step(&gradients[place], rate, shrink / parts)?;
             if let Some(average) = &mut trainee.average {
                 average.update(trainee.optimizer.steps())?;
             }
-            self.record.updates.insert(trainee.network.name.to_owned(), trainee.optimizer.steps());
-            stretch.add(&[(trainee.network.name, losses[place])]);
+            self.record.updates.insert(name.to_owned(), trainee.optimizer.steps());
         }
-        self.record.step += 1;
-        stretch.examples += seen.len();
-        stretch.updates += 1;
+        for (name, value) in figures {
+            stretch.add(name, value);
+        }
         stretch.learning_rate = self.recipe.optimizer.learning_rate * factor;
         stretch.gradient_norm = norms.first().copied().unwrap_or(0.0);
+        stretch.examples += examples.len();
+        let seconds = began.elapsed().as_secs_f64();
+        stretch.seconds += seconds;
+        self.seconds += seconds;
+        self.record.step += 1;
         Ok(())
+    }
+
+    /// Losses and gradients of the update's micro-batches. Changes no weight.
+    fn gather(&mut self) -> Result<Gathered> {
+        let Recipe { batch, accumulate, seed, .. } = self.recipe;
+        let step = self.record.step;
+        let networks = self.trainees.len();
+        let mut gathered = Gathered {
+            gradients: vec![BTreeMap::new(); networks],
+            losses: vec![None; networks],
+            figures: Vec::new(),
+            examples: Vec::new(),
+        };
+        for micro in 0..accumulate {
+            let position = (step * accumulate as u64 + micro as u64) * batch as u64;
+            let indices = self.order.take(position, batch);
+            let Losses { terms, figures } = self.objective.losses(&Batch { indices: &indices, step, micro, seed })?;
+            for (place, loss) in terms {
+                let Some(trainee) = self.trainees.get(place) else {
+                    return Err(Error::failure(format!("a loss is for network {place}, but there are {networks}")));
+                };
+                let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?) / accumulate as f64;
+                *gathered.losses[place].get_or_insert(0.0) += value;
+                let mut store = loss.backward()?;
+                for (name, variable) in &trainee.network.variables {
+                    let Some(gradient) = store.remove(variable.as_tensor()) else { continue };
+                    // Detached, or it would keep everything alive that it was computed from.
+                    let gradient = match gathered.gradients[place].remove(name) {
+                        Some(before) => (before + gradient.detach())?,
+                        None => gradient.detach(),
+                    };
+                    gathered.gradients[place].insert(name.clone(), gradient);
+                }
+            }
+            gathered.figures.extend(figures);
+            gathered.examples.extend(indices);
+        }
+        Ok(gathered)
     }
 
     /// # Errors
     /// A loss or gradient is not a number, or a loss exploded. Then the state before the update and the batch are saved.
-    fn look_for_failure(&mut self, losses: &[f64], norms: &[f64], seen: &[usize]) -> Result<()> {
-        let step = self.record.step;
+    fn look_for_failure(&mut self, losses: &[Option<f64>], norms: &[f64], examples: &[usize]) -> Result<()> {
+        let mut usual = self.record.usual.clone();
         let mut reason = None;
         for (place, (&loss, &norm)) in losses.iter().zip(norms).enumerate() {
-            let name = self.trainees[place].network.name;
-            let usual = self.record.usual[place];
+            let Some(loss) = loss else { continue };
+            let Trainee { network, optimizer, .. } = &self.trainees[place];
+            let (name, before) = (network.name, usual[place]);
             if !loss.is_finite() || !norm.is_finite() {
                 reason = Some(format!("the loss of {name} is {loss}, the norm of its gradient {norm}"));
-            } else if step >= SETTLED && loss.abs() > EXPLODED * (usual + 1e-3) {
-                reason = Some(format!("the loss of {name} exploded: {loss:.3e} instead of about {usual:.3e}"));
+            } else if optimizer.steps() >= SETTLED && loss.abs() > EXPLODED * (before + 1e-3) {
+                reason = Some(format!("the loss of {name} exploded: {loss:.3e} instead of about {before:.3e}"));
             }
-            self.record.usual[place] = if step == 0 { loss.abs() } else { 0.99 * usual + 0.01 * loss.abs() };
+            usual[place] = if optimizer.steps() == 0 { loss.abs() } else { 0.99 * before + 0.01 * loss.abs() };
         }
-        let Some(reason) = reason else { return Ok(()) };
-        let stem = self.folder.join(format!("checkpoints/failed-{step:08}"));
-        let examples: Vec<Value> =
-            seen.iter().map(|&i| json!({ "index": i, "what": self.objective.describe(i) })).collect();
-        let account =
-            json!({ "step": step, "reason": reason, "losses": losses, "gradient_norms": norms, "batch": examples });
-        write_atomically(&stem.with_extension("json"), |file| writeln!(file, "{account:#}"))?;
-        state::save(&stem.with_extension("safetensors"), &self.record, &self.trainees)?;
+        let Some(reason) = reason else {
+            self.record.usual = usual;
+            return Ok(());
+        };
+        let step = self.record.step;
+        let help = match self.keep_failure(&reason, losses, norms, examples) {
+            Ok(account) => format!("{} names the batch, and the state before it is beside it", account.display()),
+            Err(error) => format!("the batch and the state before it could not be saved: {error}"),
+        };
         Err(Error::failure(format!("update {step}: {reason}")).with_help(format!(
-            "{} names the batch, and the state before it is beside it; a lower optimizer.learning_rate, a longer \
-             schedule.warmup or a smaller optimizer.clip_norm usually help",
-            stem.with_extension("json").display()
+            "{help}; a lower optimizer.learning_rate, a longer schedule.warmup or a smaller optimizer.clip_norm \
+             usually help",
         )))
     }
 
-    fn report(&mut self, stretch: &mut Stretch, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Control> {
-        let done = std::mem::replace(stretch, Stretch::new());
-        let rate = done.examples as f64 / done.began.elapsed().as_secs_f64().max(1e-9);
-        let figures = done.averages();
+    /// Saves the state before an update that failed, and an account of its batch.
+    fn keep_failure(&self, reason: &str, losses: &[Option<f64>], norms: &[f64], examples: &[usize]) -> Result<PathBuf> {
+        let step = self.record.step;
+        let stem = self.folder.failed(step);
+        let examples: Vec<Value> =
+            examples.iter().map(|&i| json!({ "index": i, "what": self.objective.describe(i) })).collect();
+        let account =
+            json!({ "step": step, "reason": reason, "losses": losses, "gradient_norms": norms, "batch": examples });
+        let path = stem.with_extension("json");
+        write_atomically(&path, |file| writeln!(file, "{account:#}"))?;
+        state::save(&stem.with_extension("safetensors"), &self.record, &self.trainees)?;
+        Ok(path)
+    }
+
+    fn report(&mut self, listener: &mut Listener) {
+        let stretch = &self.record.stretch;
         let (step, steps) = (self.record.step, self.recipe.steps);
+        let (figures, rate) = (stretch.averages(), stretch.examples_per_second());
+        let (learning_rate, gradient_norm) = (stretch.learning_rate, stretch.gradient_norm);
         let left = (steps - step) as f64 * (self.recipe.batch * self.recipe.accumulate) as f64 / rate;
-        self.log(json!({
-            "step": step, "figures": figures.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "learning_rate": done.learning_rate, "gradient_norm": done.gradient_norm, "examples_per_second": rate,
-            "seconds": self.record.seconds,
-        }))?;
-        Ok(on_event(Event::Progress {
-            step,
-            steps,
-            figures,
-            learning_rate: done.learning_rate,
-            gradient_norm: done.gradient_norm,
-            rate,
-            left,
-        }))
+        let logged = self.metrics.add(&json!({
+            "step": step, "figures": object(&figures), "learning_rate": learning_rate, "gradient_norm": gradient_norm,
+            "examples_per_second": rate, "seconds": self.seconds,
+        }));
+        listener.tell(Event::Progress { step, steps, figures, learning_rate, gradient_norm, rate, left });
+        listener.survive(logged.map(|()| None));
+    }
+
+    fn validate(&mut self, listener: &mut Listener) -> Result<()> {
+        let step = self.record.step;
+        listener.tell(Event::Stage("looking at held-out data".into()));
+        let figures = self.with_averages(|objective| objective.validate())?;
+        let logged = self.metrics.add(&json!({ "step": step, "validation": object(&figures) }));
+        listener.survive(logged.map(|()| None));
+        let best = self.best(&figures)?;
+        listener.tell(Event::Validation { step, figures });
+        if let Some(best) = best {
+            let before = self.record.best.replace(best);
+            let path = self.folder.best();
+            let saved = state::save(&path, &self.record, &self.trainees);
+            if saved.is_err() {
+                self.record.best = before;
+            }
+            listener.survive(saved.map(|()| Some(path)));
+        }
+        listener.survive(curves::draw(self.metrics.path(), &self.folder.curves()).map(|()| None));
+        Ok(())
+    }
+
+    /// The figure by which the best state is kept, larger being better, if it is better than before.
+    ///
+    /// # Errors
+    /// There is no such figure.
+    fn best(&self, figures: &[(String, f64)]) -> Result<Option<f64>> {
+        let Some(wanted) = &self.recipe.checkpoint.best else { return Ok(None) };
+        let (name, sign) = wanted.strip_prefix('-').map_or((wanted.as_str(), 1.0), |name| (name, -1.0));
+        let Some((_, value)) = figures.iter().find(|(figure, _)| figure == name) else {
+            let known: Vec<&str> = figures.iter().map(|(figure, _)| figure.as_str()).collect();
+            return Err(Error::failure(format!("checkpoint.best: the validation gives no figure {name}")).with_help(
+                format!("it gives {}; the state is saved, so go on with --set checkpoint.best=...", known.join(", ")),
+            ));
+        };
+        let value = sign * value;
+        Ok((value.is_finite() && self.record.best.is_none_or(|best| value > best)).then_some(value))
     }
 
     /// Runs `look` with averaged weights in the networks.
@@ -393,75 +340,20 @@ impl Training {
         outcome
     }
 
-    /// Passes on a file that was written, or a warning that it was not: the run goes on.
-    fn survive(
-        &self,
-        written: Result<Option<PathBuf>>,
-        control: &mut Control,
-        on_event: &mut dyn FnMut(Event) -> Control,
-    ) {
-        match written {
-            Ok(None) => {}
-            Ok(Some(path)) => tell(control, on_event, Event::Wrote(path)),
-            Err(error) => tell(control, on_event, Event::Warning(format!("{error}; the run goes on"))),
-        }
-    }
-
     fn save(&self) -> Result<PathBuf> {
-        let path = state::checkpoint(&self.folder, self.record.step);
+        let path = self.folder.checkpoint(self.record.step);
         state::save(&path, &self.record, &self.trainees)?;
-        let all = state::checkpoints(&self.folder);
-        for (_, old) in &all[..all.len().saturating_sub(self.recipe.checkpoint.keep)] {
-            // One that cannot be removed does no harm.
-            let _ = fs::remove_file(old);
-        }
+        self.folder.keep(self.recipe.checkpoint.keep);
         Ok(path)
     }
 
-    fn keep_best(&mut self, figures: &[(String, f64)]) -> Result<Option<PathBuf>> {
-        let Some(wanted) = self.recipe.checkpoint.best.clone() else { return Ok(None) };
-        let (name, sign) = wanted.strip_prefix('-').map_or((wanted.as_str(), 1.0), |name| (name, -1.0));
-        let Some((_, value)) = figures.iter().find(|(figure, _)| figure == name) else {
-            let known: Vec<&str> = figures.iter().map(|(figure, _)| figure.as_str()).collect();
-            return Err(Error::request(format!("checkpoint.best: no figure {name}; there are {}", known.join(", "))));
-        };
-        let value = sign * value;
-        if self.record.best.is_some_and(|best| best >= value) {
-            return Ok(None);
+    /// Saves the state, which is whole, before passing on that the objective failed.
+    fn saved_at_failure<T>(&self, outcome: Result<T>) -> Result<T> {
+        if outcome.is_err() && self.record.step > 0 {
+            // The first error is the one to report.
+            let _ = self.save();
         }
-        let path = self.folder.join("checkpoints/best.safetensors");
-        self.record.best = Some(value);
-        state::save(&path, &self.record, &self.trainees)?;
-        Ok(Some(path))
-    }
-
-    fn write_recipe(&self) -> Result<()> {
-        write_atomically(&self.folder.join("recipe.toml"), |file| file.write_all(self.record.recipe.as_bytes()))
-    }
-
-    fn metrics(&self) -> PathBuf {
-        self.folder.join("metrics.jsonl")
-    }
-
-    fn log(&self, line: Value) -> Result<()> {
-        let path = self.metrics();
-        File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
-            .map_err(|e| Error::io(&path, e))
-    }
-
-    /// Drops log lines of updates after the checkpoint: they will be made again.
-    fn forget_after(&self) -> Result<()> {
-        let path = self.metrics();
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
-        let kept = |line: &&str| {
-            serde_json::from_str::<Map<String, Value>>(line)
-                .is_ok_and(|line| line.get("step").and_then(Value::as_u64).is_some_and(|step| step <= self.record.step))
-        };
-        write_atomically(&path, |file| text.lines().filter(kept).try_for_each(|line| writeln!(file, "{line}")))
+        outcome
     }
 }
 
@@ -473,47 +365,6 @@ fn with_precision<T>(precision: Precision, work: impl FnOnce() -> T) -> T {
     products::with(products, work)
 }
 
-fn tell(control: &mut Control, on_event: &mut dyn FnMut(Event) -> Control, event: Event) {
-    if on_event(event) == Control::Stop {
-        *control = Control::Stop;
-    }
-}
-
-/// What came about since the last report.
-struct Stretch {
-    sums: Vec<(String, f64, usize)>,
-    examples: usize,
-    updates: usize,
-    learning_rate: f64,
-    gradient_norm: f64,
-    began: Instant,
-}
-
-impl Stretch {
-    fn new() -> Self {
-        Self {
-            sums: Vec::new(),
-            examples: 0,
-            updates: 0,
-            learning_rate: 0.0,
-            gradient_norm: 0.0,
-            began: Instant::now(),
-        }
-    }
-
-    fn add(&mut self, figures: &[(&str, f64)]) {
-        for (name, value) in figures {
-            match self.sums.iter_mut().find(|(known, _, _)| known == name) {
-                Some((_, sum, count)) => {
-                    *sum += value;
-                    *count += 1;
-                }
-                None => self.sums.push(((*name).to_owned(), *value, 1)),
-            }
-        }
-    }
-
-    fn averages(&self) -> Vec<(String, f64)> {
-        self.sums.iter().map(|(name, sum, count)| (name.clone(), sum / *count as f64)).collect()
-    }
+fn object(figures: &[(String, f64)]) -> BTreeMap<&str, f64> {
+    figures.iter().map(|(name, value)| (name.as_str(), *value)).collect()
 }

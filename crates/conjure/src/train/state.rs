@@ -2,12 +2,13 @@
 //!
 //! There is no random state in it: every random number depends on seed, step and purpose alone.
 
+use super::metrics::Stretch;
 use super::objective::Network;
 use super::recipe::{Optimizer, Recipe};
 use crate::{Error, Result};
 use conjure_core::optim::{AdamW, AdamWConfig, WeightAverage};
 use conjure_core::weights::{self, Safetensors, TensorSource};
-use conjure_core::{DType, Tensor};
+use conjure_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,11 +44,14 @@ pub(super) fn swap(trainees: &mut [Trainee]) -> Result<()> {
     trainees.iter_mut().filter_map(|trainee| trainee.average.as_mut()).try_for_each(WeightAverage::swap)
 }
 
-/// Where a run is.
+/// Where a run is. What was added since the first version has a default, so that older checkpoints can be read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// Updates made.
     pub step: u64,
+    /// Whether the reports, validation and samples that are due after the last of them are still to be made.
+    #[serde(default)]
+    pub open: bool,
     /// The recipe as TOML, every default written out.
     pub recipe: String,
     /// Digest of the training data.
@@ -58,8 +62,9 @@ pub(super) struct Record {
     pub usual: Vec<f64>,
     /// The best figure of the validation so far.
     pub best: Option<f64>,
-    /// Seconds of training so far.
-    pub seconds: f64,
+    /// What the next line of the log will tell.
+    #[serde(default)]
+    pub stretch: Stretch,
     /// What was changed by force on the way: from which step, and what.
     pub changes: Vec<(u64, Vec<String>)>,
     /// Version of Conjure.
@@ -83,7 +88,8 @@ pub(super) fn save(path: &Path, record: &Record, trainees: &[Trainee]) -> Result
             put("average", name, tensor);
         }
     }
-    let record = serde_json::to_string(record).map_err(|e| Error::failure(format!("the training record: {e}")))?;
+    // Not JSON, whose parser may miss the last bit of a number.
+    let record = toml::to_string(record).map_err(|e| Error::failure(format!("the training record: {e}")))?;
     weights::save(path, &tensors, &BTreeMap::from([(RECORD.to_owned(), record)]))
 }
 
@@ -105,13 +111,19 @@ impl Saved {
             .metadata()
             .get(RECORD)
             .ok_or_else(|| Error::file(path, "holds weights, but no state of a training run"))?;
-        let record = serde_json::from_str(record)
-            .map_err(|e| Error::file(path, format!("its training record cannot be read: {e}")))?;
+        // JSON in checkpoints of the first version.
+        let record = if record.starts_with('{') {
+            serde_json::from_str(record).map_err(|e| e.to_string())
+        } else {
+            toml::from_str(record).map_err(|e| e.to_string())
+        };
+        let record = record.map_err(|e| Error::file(path, format!("its training record cannot be read: {e}")))?;
         Ok(Self { record, path: path.to_owned(), tensors })
     }
 
-    pub fn recipe(&self) -> Result<Recipe> {
-        Recipe::parse(&self.record.recipe, &[])
+    /// The recipe that the state was made by, with changes `key=value`.
+    pub fn recipe(&self, changes: &[String]) -> Result<Recipe> {
+        Recipe::parse(&self.record.recipe, changes)
     }
 
     /// Puts the saved values into the networks.
@@ -120,50 +132,37 @@ impl Saved {
     /// The networks are others than those that were saved.
     pub fn restore(&self, trainees: &mut [Trainee]) -> Result<()> {
         for Trainee { network, optimizer, average } in trainees {
-            let load = |kind: &str, name: &str| -> Result<Tensor> {
+            let has = |key: &str| self.tensors.infos().contains_key(key);
+            let load = |kind: &str, name: &str, like: &Var| -> Result<Tensor> {
                 let key = format!("{}/{kind}/{name}", network.name);
-                if !self.tensors.infos().contains_key(&key) {
+                if !has(&key) {
                     return Err(Error::file(&self.path, format!("lacks {key}: it is of another model")));
                 }
-                let device = network.variables.values().next().map_or(&conjure_core::Device::Cpu, |v| v.device());
-                self.tensors.load(&key, DType::F32, device)
-            };
-            for (name, variable) in &network.variables {
-                let tensor = load("weights", name)?;
-                if tensor.shape() != variable.shape() {
-                    let (saved, asked) = (tensor.dims(), variable.dims());
-                    let message = format!("{name} has the shape {saved:?} here, but {asked:?} in the recipe's model");
+                let tensor = self.tensors.load(&key, like.dtype(), like.device())?;
+                if tensor.shape() != like.shape() {
+                    let (saved, asked) = (tensor.dims(), like.dims());
+                    let message = format!("{key} has the shape {saved:?} here, but {asked:?} in the recipe's model");
                     return Err(Error::file(&self.path, message));
                 }
-                variable.set(&tensor)?;
+                Ok(tensor)
+            };
+            for (name, variable) in &network.variables {
+                variable.set(&load("weights", name, variable)?)?;
             }
             let steps = self.record.updates.get(network.name).copied().unwrap_or(0);
-            optimizer.restore(steps, &mut |name| load("optimizer", name))?;
+            optimizer.restore(steps, &mut |moment| {
+                let name = moment.split_once('.').map_or(moment, |(_, name)| name);
+                load("optimizer", moment, &network.variables[name])
+            })?;
             if let Some(average) = average {
-                average.restore(&mut |name| load("average", name))?;
+                // A run that kept no average, and was then forced to, begins it with the weights.
+                let kept = network.variables.keys().any(|name| has(&format!("{}/average/{name}", network.name)));
+                average.restore(&mut |name| {
+                    let variable = &network.variables[name];
+                    if kept { load("average", name, variable) } else { Ok(variable.as_detached_tensor().copy()?) }
+                })?;
             }
         }
         Ok(())
     }
-}
-
-/// The run's checkpoints, the latest last.
-pub(super) fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let step =
-        |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();
-    let mut found: Vec<(u64, PathBuf)> = std::fs::read_dir(folder.join("checkpoints"))
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            Some((step(&path)?, path))
-        })
-        .collect();
-    found.sort();
-    found
-}
-
-/// Name of the checkpoint after `step` updates.
-pub(super) fn checkpoint(folder: &Path, step: u64) -> PathBuf {
-    folder.join("checkpoints").join(format!("step-{step:08}.safetensors"))
 }

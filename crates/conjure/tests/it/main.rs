@@ -7,4 +7,5 @@ mod data_sets;
 mod fuzz_bodies;
 mod hostile_files;
 mod stable_diffusion;
+mod train;
 mod train_bpe;
