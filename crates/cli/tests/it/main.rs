@@ -7,3 +7,4 @@ mod data;
 mod image;
 mod models;
 mod replay;
+mod train;

@@ -41,6 +41,7 @@ impl Training {
         check_examples(&*objective)?;
         let training = Self::new(recipe, objective, RunFolder::begin(folder)?)?;
         training.write_recipe()?;
+        training.folder.prepare()?;
         Ok(training)
     }
 
@@ -89,6 +90,7 @@ impl Training {
         training.folder.sweep();
         damaged.iter().for_each(super::folder::Damaged::set_aside);
         training.write_recipe()?;
+        training.folder.prepare()?;
         let unfinished = if training.record.open { training.record.step } else { training.record.step + 1 };
         training.metrics.forget_from(unfinished)?;
         training.seconds = training.metrics.seconds();

@@ -21,7 +21,8 @@ impl RunFolder {
         let Ok(entries) = fs::read_dir(root) else {
             return if root.exists() { Err(Error::file(root, "is not a folder")) } else { Ok(()) };
         };
-        if entries.flatten().all(|entry| entry.file_name() == LOCK) {
+        // A process that was killed before it wrote the recipe leaves no run.
+        if entries.flatten().all(|entry| entry.file_name() == LOCK || is_unfinished(&entry.path())) {
             return Ok(());
         }
         Err(Error::file(root, "is not empty").with_help(format!(
@@ -34,9 +35,7 @@ impl RunFolder {
     pub fn begin(root: &Path) -> Result<Self> {
         Self::check_free(root)?;
         fs::create_dir_all(root).map_err(|e| Error::io(root, e))?;
-        let folder = Self::lock(root)?;
-        folder.prepare()?;
-        Ok(folder)
+        Self::lock(root)
     }
 
     /// The folder of a run that was begun before.
@@ -46,9 +45,7 @@ impl RunFolder {
             return Err(Error::file(root, "holds no training run")
                 .with_help("begin one with conjure train RECIPE --out FOLDER"));
         }
-        let folder = Self::lock(root)?;
-        folder.prepare()?;
-        Ok(folder)
+        Self::lock(root)
     }
 
     fn lock(root: &Path) -> Result<Self> {
@@ -62,7 +59,8 @@ impl RunFolder {
         }
     }
 
-    fn prepare(&self) -> Result<()> {
+    /// Makes the folders in it.
+    pub fn prepare(&self) -> Result<()> {
         for part in ["checkpoints", "samples"] {
             let path = self.root.join(part);
             fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
@@ -134,15 +132,24 @@ impl RunFolder {
 
     /// Removes what killed processes left unfinished.
     pub fn sweep(&self) {
-        for part in ["", "checkpoints", "samples"] {
-            let entries = fs::read_dir(self.root.join(part)).into_iter().flatten().flatten();
-            for path in entries.map(|entry| entry.path()) {
-                if path.extension() == Some(OsStr::new("tmp")) && path.is_file() {
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(path);
+                } else if is_unfinished(&path) {
                     let _ = fs::remove_file(path);
                 }
             }
         }
     }
+}
+
+/// Whether this is the temporary name of a file that was being written.
+fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or("");
+    name.ends_with(".tmp") && (name.starts_with(".conjure-") || name.contains(".safetensors.")) && path.is_file()
 }
 
 /// A checkpoint that cannot be read.

@@ -324,8 +324,9 @@ impl Training {
         let (name, sign) = wanted.strip_prefix('-').map_or((wanted.as_str(), 1.0), |name| (name, -1.0));
         let Some((_, value)) = figures.iter().find(|(figure, _)| figure == name) else {
             let known: Vec<&str> = figures.iter().map(|(figure, _)| figure.as_str()).collect();
+            let known = if known.is_empty() { "nothing: no data are held out".to_owned() } else { known.join(", ") };
             return Err(Error::failure(format!("checkpoint.best: the validation gives no figure {name}")).with_help(
-                format!("it gives {}; the state is saved, so go on with --set checkpoint.best=...", known.join(", ")),
+                format!("it gives {known}; the state is saved, so go on with --resume and --set checkpoint.best=..."),
             ));
         };
         let value = sign * value;
