@@ -249,7 +249,6 @@ fn recipes_that_cannot_be_trained_are_refused_before_anything_is_made() {
     for (changes, words) in cases {
         let mut args = vec!["train", "tiny.toml", "--out", "run"];
         args.extend(changes.iter().flat_map(|change| ["--set", change]));
-        eprintln!("{changes:?}");
         desk.conjure(&args).failed(2, words);
         assert!(!desk.path("run").exists(), "{changes:?}");
     }
