@@ -4,11 +4,11 @@
 mod depthwise;
 mod window;
 
-use crate::gemm::pack::Strided;
+use crate::gemm::pack::{Deeper, Strided};
 use crate::gemm::{Grid, Micro, Output, Start, block};
 use crate::isa::{Isa, isa};
 use crate::{fresh, precision, threads};
-use window::{Pixels, Taps, Window};
+use window::{Channels, Pictures, Pixels, Taps, Turned, Window};
 
 /// The shapes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,23 +170,20 @@ unsafe fn slide<'a>(
 ) {
     let [channels_in, channels_out] = channels;
     let micro = Micro::new(isa, precision::current());
-    let (m, n, k) = (channels_out, window.pixels(), channels_in * window.taps());
+    // All pictures in one product: their outputs are its columns, so that weights are packed for many pictures at once and
+    // small pictures fill tiles together.
+    let (m, n, k) = (channels_out, batch * window.pixels(), channels_in * window.taps());
     let area = window.height * window.width;
-    let y = Output { data: y, stride: n, rows: m, columns: n };
-    Grid::new(&micro, m, n, k, batch * groups).run(batch * groups, |index, block_rows, columns| {
-        let group = index % groups;
+    let (side, next) = (window.pixels().max(1), groups * m * window.pixels());
+    let y = Output { data: y, stride: side, rows: m, columns: n, side, next };
+    Grid::new(&micro, m, n, k, groups).run(groups, |group, block_rows, columns| {
         let left = rows(group);
-        let picture = &x[index * channels_in * area..][..channels_in * area];
+        let pictures = Pictures { data: &x[group * channels_in * area..], distance: groups * channels_in * area };
         let start = bias.map_or(Start::Zero, |bias| Start::Rows(&bias[group * m..][..m]));
-        // SAFETY: the grid hands each block of each output to one task; `y` has room for all of them.
+        // SAFETY: the grid hands each block of each group's outputs to one task; `y` has room for all of them.
         unsafe {
-            let y = y.offset(index * m * n);
-            if window.is_pointwise() {
-                let right = Strided { data: picture, line_stride: 1, depth_stride: area };
-                block(&micro, k, &left, &right, start, y, block_rows, columns);
-            } else {
-                block(&micro, k, &left, &Pixels { window, picture }, start, y, block_rows, columns);
-            }
+            let y = y.offset(group * m * window.pixels());
+            block(&micro, k, &left, &Pixels { window, pictures }, start, y, block_rows, columns);
         }
     });
 }
@@ -260,7 +257,7 @@ fn scatter(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: Option<&[f3
     const BUFFER: usize = 1 << 20; // floats that a task may hold
     let channels = (BUFFER / (taps * pixels).max(1)).clamp(1, group_in.div_ceil(4));
     let blocks = group_in.div_ceil(channels);
-    let gx = Output { data: gx.as_mut_ptr(), stride: area, rows: g.batch * g.in_channels, columns: area };
+    let gx = Output::matrix(gx.as_mut_ptr(), g.batch * g.in_channels, area);
     threads::run(g.batch * g.groups * blocks, |task| {
         let (index, first) = (task / blocks, task % blocks * channels);
         let last = group_in.min(first + channels);
@@ -273,7 +270,7 @@ fn scatter(isa: Isa, g: &Geometry, gy: &[f32], weight: &[f32], bias: Option<&[f3
         };
         let right = Strided { data: &gy[index * k * pixels..][..k * pixels], line_stride: 1, depth_stride: pixels };
         let mut sent = vec![0f32; m * pixels];
-        let out = Output { data: sent.as_mut_ptr(), stride: pixels, rows: m, columns: pixels };
+        let out = Output::matrix(sent.as_mut_ptr(), m, pixels);
         // SAFETY: `sent` is this task's own and has room for the block.
         unsafe { block(&micro, k, &left, &right, Start::Zero, out, 0..m, 0..pixels) };
         for channel in first..last {
@@ -318,49 +315,76 @@ fn weight_gradient_on(isa: Isa, g: &Geometry, x: &[f32], gy: &[f32], gw: &mut [f
     if g.is_depthwise() {
         return depthwise::weight_gradient(g, x, gy, gw);
     }
-    const PARTIAL_SUMS: usize = 1 << 22; // floats for all parts together
-    const PARTS: usize = 16;
     let micro = Micro::new(isa, precision::current());
     let window = g.window();
-    let (m, n, k) = (g.group_out(), g.group_in() * g.taps(), g.output_area());
-    let pictures = g.batch.div_ceil(g.batch.min(PARTS).min((PARTIAL_SUMS / gw.len()).max(1)));
+    let (m, n) = (g.group_out(), g.group_in() * g.taps());
+    let parts = parts(g.batch, g.output_area(), m, n, gw.len());
+    let pictures = g.batch.div_ceil(parts);
     let parts = g.batch.div_ceil(pictures);
-    let mut partial = if parts > 1 { vec![0f32; parts * gw.len()] } else { Vec::new() };
-    let sums = if parts > 1 { partial.as_mut_ptr() } else { gw.as_mut_ptr() };
-    let sums = Output { data: sums, stride: n, rows: m, columns: n };
-    Grid::new(&micro, m, n, k * pictures, parts * g.groups).run(parts * g.groups, |index, rows, columns| {
-        let (part, group) = (index / g.groups, index % g.groups);
-        for picture in part * pictures..g.batch.min((part + 1) * pictures) {
-            let at = picture * g.groups + group;
-            let left = Strided { data: &gy[at * m * k..][..m * k], line_stride: k, depth_stride: 1 };
-            let len = g.group_in() * g.input_area();
-            let picture_data = &x[at * len..][..len];
-            let start = if picture == part * pictures { Start::Zero } else { Start::Keep };
+    // Where channels fill whole panels, the columns of the product are (tap, channel), else (channel, tap) as in `gw`.
+    let turns = g.group_in().is_multiple_of(micro.columns);
+    let mut partial = if parts > 1 || turns { fresh::zeros(parts * gw.len()) } else { Vec::new() };
+    let sums = if partial.is_empty() { gw.as_mut_ptr() } else { partial.as_mut_ptr() };
+    let sums = Output::matrix(sums, m, n);
+    for group in 0..g.groups {
+        let (in_group, out_group) = (group * g.group_in() * g.input_area(), group * m * g.output_area());
+        let x = Pictures { data: &x[in_group..], distance: g.in_channels * g.input_area() };
+        let gy = Pictures { data: &gy[out_group..], distance: g.out_channels * g.output_area() };
+        let turned = turns.then(|| Turned::new(isa, window, x, g.batch, g.group_in(), micro.columns));
+        Grid::new(&micro, m, n, pictures * g.output_area(), parts).run(parts, |part, rows, columns| {
+            let range = part * pictures * g.output_area()..g.batch.min((part + 1) * pictures) * g.output_area();
+            let left = Deeper { factor: Channels { pictures: gy, pixels: g.output_area() }, first: range.start };
             // SAFETY: the grid hands each block of each part's sum to one task.
             unsafe {
-                let sums = sums.offset(index * m * n);
-                let (rows, columns) = (rows.clone(), columns.clone());
-                if window.is_pointwise() {
-                    let right = Strided { data: picture_data, line_stride: k, depth_stride: 1 };
-                    block(&micro, k, &left, &right, start, sums, rows, columns);
+                let sums = sums.offset((part * g.groups + group) * m * n);
+                if let Some(turned) = &turned {
+                    let right = Deeper { factor: turned, first: range.start };
+                    block(&micro, range.len(), &left, &right, Start::Zero, sums, rows, columns);
                 } else {
-                    block(&micro, k, &left, &Taps { window, picture: picture_data }, start, sums, rows, columns);
-                }
-            }
-        }
-    });
-    if parts > 1 {
-        let size = gw.len();
-        threads::run_chunks(gw, 1 << 14, |chunk, out| {
-            let from = chunk << 14;
-            out.copy_from_slice(&partial[from..from + out.len()]);
-            for part in 1..parts {
-                for (out, value) in out.iter_mut().zip(&partial[part * size + from..]) {
-                    *out += value;
+                    let right = Deeper { factor: Taps { window, pictures: x }, first: range.start };
+                    block(&micro, range.len(), &left, &right, Start::Zero, sums, rows, columns);
                 }
             }
         });
     }
+    if partial.is_empty() {
+        return;
+    }
+    let (size, taps, channels) = (gw.len(), g.taps(), g.group_in());
+    const CHUNK: usize = 1 << 14; // weights that a task adds up, at least
+    let at_once = CHUNK.next_multiple_of(n);
+    threads::run_chunks(gw, at_once, |chunk, out| {
+        let first = chunk * at_once;
+        let mut sum = vec![0f32; n];
+        for (row, out) in out.chunks_exact_mut(n).enumerate() {
+            sum.fill(0.0);
+            for part in partial.chunks_exact(size) {
+                for (sum, value) in sum.iter_mut().zip(&part[first + row * n..]) {
+                    *sum += value;
+                }
+            }
+            if turns {
+                for (tap, sum) in sum.chunks_exact(channels).enumerate() {
+                    for (to, value) in out[tap..].iter_mut().step_by(taps).zip(sum) {
+                        *to = *value;
+                    }
+                }
+            } else {
+                out.copy_from_slice(&sum);
+            }
+        }
+    });
+}
+
+/// How many parts the sum of a weight gradient is made in, which tasks share without packing anything twice: as many as
+/// cost less, to write and to add, than packing the factors does. Depends on the shapes alone.
+fn parts(batch: usize, pixels: usize, m: usize, n: usize, weights: usize) -> usize {
+    const PARTIAL_SUMS: usize = 1 << 22; // floats for all parts together
+    const MOST: usize = 16;
+    let worth = batch * pixels * (m + n) / (2 * m * n);
+    let parts = worth.min(batch).min(MOST).min(PARTIAL_SUMS / weights).max(1);
+    // A power of two, so that two or four threads finish together.
+    1 << parts.ilog2()
 }
 
 /// The gradient by the bias: `gy (batch, channels, area)` summed over pictures and pixels, into `gb (channels)`.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::gemm::tests::{levels, values};
+use crate::precision::Precision;
 use proptest::prelude::*;
 
 /// Every (input index, weight index, output index) that the convolution's definition multiplies together.
@@ -88,6 +89,11 @@ proptest! {
         check(&g, seed)?;
         // Depthwise.
         check(&Geometry { in_channels: 3, out_channels: 3, groups: 3, ..g }, seed)?;
+        // Channels that fill panels.
+        if seed % 8 == 0 {
+            check(&Geometry { in_channels: 32, out_channels: group_out, groups: 1, ..g }, seed)?;
+            check(&Geometry { in_channels: 64, out_channels: 2 * group_out, groups: 2, ..g }, seed)?;
+        }
         // Pointwise.
         if input.iter().all(|n| *n > 0) {
             check(&Geometry { kernel: [1; 2], stride: [1; 2], padding: [0; 2], output: input, ..g }, seed)?;
@@ -103,5 +109,43 @@ fn bias_gradient_sums_pictures_and_pixels() {
     for (channel, got) in gb.iter().enumerate() {
         let want: f32 = (0..2).flat_map(|b| (0..19).map(move |p| ((b * 3 + channel) * 19 + p) as f32)).sum();
         assert_eq!(*got, want);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let g = Geometry {
+        batch: 5,
+        in_channels: 32,
+        input: [9, 7],
+        out_channels: 40,
+        output: [9, 7],
+        kernel: [3; 2],
+        stride: [1; 2],
+        padding: [1; 2],
+        dilation: [1; 2],
+        groups: 1,
+    };
+    let (x, w, gy) = (values(g.input_len(), 1), values(g.weight_len(), 2), values(g.output_len(), 3));
+    let run = |threads: usize, precision: Precision| {
+        threads::set_count(threads).unwrap();
+        let (mut y, mut gx, mut gw) = (vec![0.0; gy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
+        precision::with(precision, || {
+            forward(&g, &x, &w, None, &mut y);
+            input_gradient(&g, &gy, &w, None, &mut gx);
+            weight_gradient(&g, &x, &gy, &mut gw);
+        });
+        (y, gx, gw)
+    };
+    let (one, three) = (run(1, Precision::F32), run(3, Precision::F32));
+    assert!(one == three);
+    let (low, low_three) = (run(1, Precision::Bf16), run(3, Precision::Bf16));
+    threads::set_count(0).unwrap();
+    assert!(low == low_three && low != one);
+    // Factors below 1 are rounded by at most 2^-9 each; 360 products of random signs.
+    for (low, one) in [(&low.0, &one.0), (&low.1, &one.1), (&low.2, &one.2)] {
+        for (low, one) in low.iter().zip(one) {
+            assert!((low - one).abs() < 0.1, "{low} beside {one}");
+        }
     }
 }

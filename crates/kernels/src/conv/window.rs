@@ -4,6 +4,7 @@
 use crate::gemm::pack::{MAX_WIDTH, Pack, transpose};
 use crate::gemm::resized;
 use crate::isa::Isa;
+use crate::{fresh, threads};
 use std::ops::Range;
 
 /// A sliding window over a picture `(channels, height, width)`. Output `(y, x)` under tap `(i, j)` sees the pixel
@@ -32,36 +33,37 @@ impl Window {
         self.out_height * self.out_width
     }
 
-    /// Whether the outputs are the pixels themselves.
-    pub fn is_pointwise(&self) -> bool {
-        self.kernel == [1, 1]
-            && self.stride == [1, 1]
-            && (self.top, self.left) == (0, 0)
-            && (self.out_height, self.out_width) == (self.height, self.width)
+    /// Whether every tap of every output is a pixel.
+    fn is_inside(&self) -> bool {
+        let fits = |axis: usize, before: isize, input: usize, output: usize| {
+            let reach =
+                output.saturating_sub(1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+            before <= 0 && reach + before.unsigned_abs() <= input
+        };
+        fits(0, self.top, self.height, self.out_height) && fits(1, self.left, self.width, self.out_width)
     }
 
-    /// What the output rows `rows` see of the channels `channels`.
-    fn view<'a>(
+    /// Rows and columns that `rows` rows of outputs see.
+    fn seen(&self, rows: usize) -> [usize; 2] {
+        let reach = |axis: usize, outputs: usize| {
+            outputs.saturating_sub(1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        };
+        [reach(0, rows), reach(1, self.out_width)]
+    }
+
+    /// What outputs of `channels` channels see of one picture `(channels, height, width)`, from the output row `first_row`
+    /// on: `padded (channels, reach, pitch)` gets the pixels, and zeros around them.
+    fn pad(
         &self,
-        picture: &'a [f32],
+        picture: &[f32],
         channels: Range<usize>,
-        rows: Range<usize>,
-        scratch: &'a mut Vec<f32>,
-    ) -> View<'a> {
-        let reach = (rows.len() - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1;
-        let pitch = (self.out_width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1;
-        let first_row = (rows.start * self.stride[0]) as isize - self.top;
+        first_row: usize,
+        pitch: usize,
+        plane: usize,
+        padded: &mut [f32],
+    ) {
         let area = self.height * self.width;
-        if first_row >= 0
-            && first_row as usize + reach <= self.height
-            && self.left <= 0
-            && pitch + self.left.unsigned_abs() <= self.width
-        {
-            let begin = channels.start * area + first_row as usize * self.width + self.left.unsigned_abs();
-            return View { data: &picture[begin..channels.end * area], pitch: self.width, plane: area };
-        }
-        let plane = reach * pitch;
-        let padded = resized(scratch, channels.len() * plane);
+        let first_row = (first_row * self.stride[0]) as isize - self.top;
         // Columns of the padded copy that show the picture: column `c` shows the picture's column `c - left`.
         let from = self.left.clamp(0, pitch as isize) as usize;
         let to = (self.width as isize + self.left).clamp(from as isize, pitch as isize) as usize;
@@ -79,7 +81,32 @@ impl Window {
                 }
             }
         }
-        View { data: padded, pitch, plane }
+    }
+
+    /// What the output rows `rows(picture)` see of the channels `channels` of each of the pictures.
+    fn view<'a>(
+        &self,
+        pictures: Pictures<'a>,
+        range: Range<usize>,
+        channels: Range<usize>,
+        rows: impl Fn(usize) -> Range<usize>,
+        scratch: &'a mut Vec<f32>,
+    ) -> View<'a> {
+        let area = self.height * self.width;
+        if self.is_inside() {
+            let skipped = self.top.unsigned_abs() * self.width + self.left.unsigned_abs();
+            let begin = range.start * pictures.distance + channels.start * area + skipped;
+            let data = &pictures.data[begin..];
+            return View { data, pitch: self.width, plane: area, picture: pictures.distance, whole: true };
+        }
+        let [reach, pitch] = self.seen(range.clone().map(|picture| rows(picture).len()).max().unwrap_or(0));
+        let (plane, picture) = (reach * pitch, channels.len() * reach * pitch);
+        let padded = resized(scratch, range.len() * picture);
+        for (index, padded) in range.zip(padded.chunks_exact_mut(picture.max(1))) {
+            let source = &pictures.data[index * pictures.distance..];
+            self.pad(source, channels.clone(), rows(index).start, pitch, plane, padded);
+        }
+        View { data: padded, pitch, plane, picture, whole: false }
     }
 
     fn tap_offset(&self, view: &View, tap: usize) -> usize {
@@ -87,19 +114,30 @@ impl Window {
     }
 }
 
-/// Rows of some channels, such that every tap of every output is a valid position.
+/// Pictures `(channels, height, width)` in a slice, at equal distances.
+#[derive(Clone, Copy)]
+pub(super) struct Pictures<'a> {
+    pub data: &'a [f32],
+    pub distance: usize,
+}
+
+/// Rows of some channels of some pictures, such that every tap of every output is a valid position.
 struct View<'a> {
     data: &'a [f32],
     /// Distance between rows.
     pitch: usize,
     /// Distance between channels.
     plane: usize,
+    /// Distance between pictures.
+    picture: usize,
+    /// Whether it begins with the first row of every picture, and not with the first that is needed.
+    whole: bool,
 }
 
-/// im2col with outputs as lines and `(channel, tap)` as depth: the right factor of a convolution.
+/// im2col with the outputs of all pictures as lines and `(channel, tap)` as depth: the right factor of a convolution.
 pub(super) struct Pixels<'a> {
     pub window: Window,
-    pub picture: &'a [f32],
+    pub pictures: Pictures<'a>,
 }
 
 impl Pack for Pixels<'_> {
@@ -113,18 +151,34 @@ impl Pack for Pixels<'_> {
         scratch: &mut Vec<f32>,
     ) {
         let window = &self.window;
-        let taps = window.taps();
+        let (taps, pixels, out_width) = (window.taps(), window.pixels(), window.out_width);
         let channels = depth.start / taps..depth.end.div_ceil(taps);
-        let rows = lines.start / window.out_width..(lines.end - 1) / window.out_width + 1;
-        let view = window.view(self.picture, channels.clone(), rows.clone(), scratch);
+        let pictures = lines.start / pixels..(lines.end - 1) / pixels + 1;
+        let (first, last) = (pictures.start, pictures.end - 1);
+        let (first_row, last_row) = (lines.start % pixels / out_width, (lines.end - 1) % pixels / out_width);
+        let rows = |picture: usize| {
+            let from = if picture == first { first_row } else { 0 };
+            from..if picture == last { last_row + 1 } else { window.out_height }
+        };
+        let view = window.view(self.pictures, pictures, channels.clone(), rows, scratch);
         let offsets: Vec<usize> =
             (0..channels.len() * taps).map(|d| d / taps * view.plane + window.tap_offset(&view, d % taps)).collect();
-        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * offsets.len())) {
-            let used = width.min(lines.end - first);
+        // The output that the next lane is for.
+        let (mut picture, mut y, mut x) = (first, first_row, lines.start % out_width);
+        for (line, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * offsets.len())) {
+            let used = width.min(lines.end - line);
             let mut positions = [0; MAX_WIDTH];
-            for (lane, position) in positions[..used].iter_mut().enumerate() {
-                let (y, x) = ((first + lane) / window.out_width - rows.start, (first + lane) % window.out_width);
-                *position = y * window.stride[0] * view.pitch + x * window.stride[1];
+            for position in &mut positions[..used] {
+                let row = if picture == first && !view.whole { y - first_row } else { y };
+                *position =
+                    (picture - first) * view.picture + row * window.stride[0] * view.pitch + x * window.stride[1];
+                x += 1;
+                if x == out_width {
+                    (x, y) = (0, y + 1);
+                }
+                if y == window.out_height {
+                    (y, picture) = (0, picture + 1);
+                }
             }
             copy_runs(isa, view.data, &positions[..used], &offsets, width, panel);
         }
@@ -211,10 +265,10 @@ mod x86 {
     }
 }
 
-/// im2col with `(channel, tap)` as lines and outputs as depth: the right factor of a weight gradient.
+/// im2col with `(channel, tap)` as lines and the outputs of all pictures as depth: the right factor of a weight gradient.
 pub(super) struct Taps<'a> {
     pub window: Window,
-    pub picture: &'a [f32],
+    pub pictures: Pictures<'a>,
 }
 
 impl Pack for Taps<'_> {
@@ -228,30 +282,36 @@ impl Pack for Taps<'_> {
         scratch: &mut Vec<f32>,
     ) {
         let window = &self.window;
-        let taps = window.taps();
+        let (taps, steps) = (window.taps(), depth.len());
         let channels = lines.start / taps..lines.end.div_ceil(taps);
-        let rows = depth.start / window.out_width..depth.end / window.out_width;
-        let view = window.view(self.picture, channels.clone(), rows.clone(), scratch);
-        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * depth.len())) {
-            let used = width.min(lines.end - first);
-            let mut starts = [0; MAX_WIDTH];
-            for (lane, start) in starts[..used].iter_mut().enumerate() {
-                let line = first + lane;
-                *start = (line / taps - channels.start) * view.plane + window.tap_offset(&view, line % taps);
-            }
-            for out in panel.chunks_exact_mut(width * window.out_width) {
-                if window.stride[1] == 1 {
-                    transpose(isa, view.data, &starts[..used], window.out_width, width, out);
-                } else {
-                    for (x, out) in out.chunks_exact_mut(width).enumerate() {
-                        for (out, start) in out.iter_mut().zip(&starts[..used]) {
-                            *out = view.data[start + x * window.stride[1]];
-                        }
-                        out[used..].fill(0.0);
-                    }
+        for (picture, part, done) in pictures_of(depth, window.pixels()) {
+            let rows = part.start / window.out_width..part.end / window.out_width;
+            let range = picture..picture + 1;
+            let view = window.view(self.pictures, range, channels.clone(), |_| rows.clone(), scratch);
+            let first_row = if view.whole { rows.start * window.stride[0] * view.pitch } else { 0 };
+            for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * steps)) {
+                let used = width.min(lines.end - first);
+                let mut starts = [0; MAX_WIDTH];
+                for (lane, start) in starts[..used].iter_mut().enumerate() {
+                    let line = first + lane;
+                    let channel = line / taps - channels.start;
+                    *start = channel * view.plane + window.tap_offset(&view, line % taps) + first_row;
                 }
-                for start in &mut starts[..used] {
-                    *start += window.stride[0] * view.pitch;
+                let panel = &mut panel[done * width..][..part.len() * width];
+                for out in panel.chunks_exact_mut(width * window.out_width) {
+                    if window.stride[1] == 1 {
+                        transpose(isa, view.data, &starts[..used], window.out_width, width, out);
+                    } else {
+                        for (x, out) in out.chunks_exact_mut(width).enumerate() {
+                            for (out, start) in out.iter_mut().zip(&starts[..used]) {
+                                *out = view.data[start + x * window.stride[1]];
+                            }
+                            out[used..].fill(0.0);
+                        }
+                    }
+                    for start in &mut starts[..used] {
+                        *start += window.stride[0] * view.pitch;
+                    }
                 }
             }
         }
@@ -259,5 +319,110 @@ impl Pack for Taps<'_> {
 
     fn depth_step(&self) -> usize {
         self.window.out_width
+    }
+}
+
+/// Cuts a range of `(picture, pixel)` into pictures: picture, range of its pixels, and how many came before.
+fn pictures_of(range: Range<usize>, pixels: usize) -> impl Iterator<Item = (usize, Range<usize>, usize)> {
+    (range.start / pixels..range.end.div_ceil(pixels)).map(move |picture| {
+        let part = range.start.max(picture * pixels)..range.end.min((picture + 1) * pixels);
+        (picture, part.start - picture * pixels..part.end - picture * pixels, part.start - range.start)
+    })
+}
+
+/// Channels as lines and the pixels of all pictures as depth: the left factor of a weight gradient.
+pub(super) struct Channels<'a> {
+    pub pictures: Pictures<'a>,
+    /// Pixels of a picture, and so the distance between channels.
+    pub pixels: usize,
+}
+
+impl Pack for Channels<'_> {
+    fn pack(
+        &self,
+        isa: Isa,
+        width: usize,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut [f32],
+        _: &mut Vec<f32>,
+    ) {
+        let steps = depth.len();
+        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut((width * steps).max(1))) {
+            let used = width.min(lines.end - first);
+            for (picture, part, done) in pictures_of(depth.clone(), self.pixels) {
+                let mut starts = [0; MAX_WIDTH];
+                for (lane, start) in starts[..used].iter_mut().enumerate() {
+                    *start = picture * self.pictures.distance + (first + lane) * self.pixels + part.start;
+                }
+                let panel = &mut panel[done * width..][..part.len() * width];
+                transpose(isa, self.pictures.data, &starts[..used], part.len(), width, panel);
+            }
+        }
+    }
+}
+
+/// [`Taps`] with `(tap, channel)` as lines, from pictures in which the channels of a pixel lie side by side: to pack them
+/// is to copy whole rows, where [`Taps`] transposes each pixel once for every tap. For channels that fill panels of `width`.
+pub(super) struct Turned {
+    window: Window,
+    width: usize,
+    /// Blocks of `width` channels.
+    blocks: usize,
+    /// Width of a padded picture.
+    pitch: usize,
+    /// Floats in a block of channels of a padded picture.
+    block: usize,
+    /// `(pictures, blocks, padded height, padded width, width)`.
+    data: Vec<f32>,
+}
+
+impl Turned {
+    /// Turns `count` pictures of `channels` channels, a multiple of `width`, around on all threads.
+    pub fn new(isa: Isa, window: Window, pictures: Pictures<'_>, count: usize, channels: usize, width: usize) -> Self {
+        assert!(width > 0 && channels.is_multiple_of(width), "{channels} channels do not fill panels of {width}");
+        let [height, pitch] = window.seen(window.out_height);
+        let (blocks, plane) = (channels / width, height * pitch);
+        let mut data = fresh::zeros(count * blocks * plane * width);
+        threads::run_chunks(&mut data, (plane * width).max(1), |index, out| {
+            let (picture, first) = (index / blocks, index % blocks * width);
+            let mut padded = vec![0f32; width * plane];
+            let source = &pictures.data[picture * pictures.distance..];
+            window.pad(source, first..first + width, 0, pitch, plane, &mut padded);
+            let starts: [usize; MAX_WIDTH] = std::array::from_fn(|lane| lane * plane);
+            transpose(isa, &padded, &starts[..width], plane, width, out);
+        });
+        Self { window, width, blocks, pitch, block: plane * width, data }
+    }
+}
+
+impl Pack for Turned {
+    fn pack(&self, _: Isa, width: usize, lines: Range<usize>, depth: Range<usize>, out: &mut [f32], _: &mut Vec<f32>) {
+        assert!(width == self.width && lines.start.is_multiple_of(width), "panels of another width");
+        let (window, channels) = (&self.window, self.blocks * width);
+        let steps = depth.len();
+        for (line, panel) in lines.step_by(width).zip(out.chunks_exact_mut(width * steps)) {
+            let (tap, block) = (line / channels, line % channels / width);
+            let (tap_row, tap_column) =
+                (tap / window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]);
+            for (picture, part, mut done) in pictures_of(depth.clone(), window.pixels()) {
+                let data = &self.data[(picture * self.blocks + block) * self.block..][..self.block];
+                let mut pixel = part.start;
+                while pixel < part.end {
+                    let (y, x) = (pixel / window.out_width, pixel % window.out_width);
+                    let count = (window.out_width - x).min(part.end - pixel);
+                    let at = (y * window.stride[0] + tap_row) * self.pitch + x * window.stride[1] + tap_column;
+                    let out = &mut panel[done * width..][..count * width];
+                    if window.stride[1] == 1 {
+                        out.copy_from_slice(&data[at * width..][..count * width]);
+                    } else {
+                        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                            out.copy_from_slice(&data[(at + i * window.stride[1]) * width..][..width]);
+                        }
+                    }
+                    (pixel, done) = (pixel + count, done + count);
+                }
+            }
+        }
     }
 }

@@ -43,6 +43,9 @@ pub(crate) enum Base {
     Output,
 }
 
+/// Floats in the largest tile of any micro-kernel.
+pub(crate) const MAX_TILE: usize = 12 * 32;
+
 /// The arguments of one call of a micro-kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {

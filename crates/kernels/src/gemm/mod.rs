@@ -13,7 +13,7 @@ pub(crate) mod pack;
 use crate::isa::{Isa, isa};
 use crate::{fresh, precision, threads};
 pub(crate) use micro::Micro;
-use micro::{Base, Format, Tile};
+use micro::{Base, Format, MAX_TILE, Tile};
 use pack::{Pack, Strided, pack_for};
 use std::cell::Cell;
 use std::ops::Range;
@@ -103,7 +103,7 @@ unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matri
     b.assert_bounds(k, n);
     let micro = Micro::new(isa, precision::current());
     let factor = |matrices: &Matrices<'_>, index: usize| matrices.offsets[index].min(matrices.data.len());
-    let out = Output { data: out, stride: n, rows: m, columns: n };
+    let out = Output::matrix(out, m, n);
     let plan = Grid::new(&micro, m, n, k, batch);
     plan.run(batch, |index, rows, columns| {
         let left =
@@ -115,7 +115,7 @@ unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: Matrices, b: Matri
     });
 }
 
-/// A row-major matrix that several tasks write, each its own block.
+/// A matrix that several tasks write, each its own block: some row-major matrices side by side, all with the same rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Output {
     pub data: *mut f32,
@@ -123,6 +123,10 @@ pub(crate) struct Output {
     pub stride: usize,
     pub rows: usize,
     pub columns: usize,
+    /// Columns of each matrix.
+    pub side: usize,
+    /// Distance between matrices.
+    pub next: usize,
 }
 
 // SAFETY: a pointer to floats; whoever writes through it promises that no two threads write the same element.
@@ -131,6 +135,11 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 impl Output {
+    /// One matrix without gaps.
+    pub fn matrix(data: *mut f32, rows: usize, columns: usize) -> Self {
+        Self { data, stride: columns, rows, columns, side: columns.max(1), next: 0 }
+    }
+
     /// The matrix that begins `offset` floats further on.
     ///
     /// # Safety
@@ -138,6 +147,24 @@ impl Output {
     pub unsafe fn offset(self, offset: usize) -> Self {
         // SAFETY: the caller's promise.
         Self { data: unsafe { self.data.add(offset) }, ..self }
+    }
+
+    /// The distance of an element from the first.
+    fn at(&self, row: usize, column: usize) -> usize {
+        column / self.side * self.next + row * self.stride + column % self.side
+    }
+
+    /// The pieces of `count` columns from `column` on that lie in one matrix each: where it begins among them, and its
+    /// columns.
+    fn pieces(&self, column: usize, count: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let side = self.side;
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let first = from;
+            let length = (side - (column + first) % side).min(count - first);
+            from += length;
+            (length > 0).then_some((first, length))
+        })
     }
 }
 
@@ -259,18 +286,23 @@ pub(crate) unsafe fn block(
                             Start::Columns(values) => Base::Columns(values[j..j + used_columns].as_ptr()),
                             Start::Keep => Base::Output,
                         };
+                        let tile = Tile {
+                            depth: words,
+                            a: a.as_ptr(),
+                            b: b.as_ptr(),
+                            c: out.data.wrapping_add(out.at(i, j)),
+                            ldc: out.stride,
+                            used_rows,
+                            used_columns,
+                            base,
+                        };
                         // SAFETY: the tile lies within the block, the panels have the micro-kernel's widths.
                         unsafe {
-                            micro.run(Tile {
-                                depth: words,
-                                a: a.as_ptr(),
-                                b: b.as_ptr(),
-                                c: out.data.add(i * out.stride + j),
-                                ldc: out.stride,
-                                used_rows,
-                                used_columns,
-                                base,
-                            });
+                            if j % out.side + used_columns <= out.side {
+                                micro.run(tile);
+                            } else {
+                                run_apart(micro, tile, out, i, j);
+                            }
                         }
                     }
                 }
@@ -278,6 +310,32 @@ pub(crate) unsafe fn block(
         }
     }
     BUFFERS.set(Some(buffers));
+}
+
+/// Computes a tile that lies in several matrices of the output: whole first, then handed out.
+///
+/// # Safety
+/// As [`Micro::run`], for the tile at row `i` and column `j` of `out`.
+unsafe fn run_apart(micro: &Micro, tile: Tile, out: Output, i: usize, j: usize) {
+    let mut whole = [0f32; MAX_TILE];
+    assert!(micro.rows * micro.columns <= MAX_TILE);
+    let pieces = |row: usize| {
+        out.pieces(j, tile.used_columns).map(move |(first, count)| (row * micro.columns + first, row, first, count))
+    };
+    // SAFETY: the pieces are the tile's columns, whose places in the output may be accessed.
+    unsafe {
+        if matches!(tile.base, Base::Output) {
+            for (to, row, first, count) in (0..tile.used_rows).flat_map(pieces) {
+                let from = out.data.add(out.at(i + row, j + first));
+                std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr().add(to), count);
+            }
+        }
+        micro.run(Tile { c: whole.as_mut_ptr(), ldc: micro.columns, ..tile });
+        for (from, row, first, count) in (0..tile.used_rows).flat_map(pieces) {
+            let to = out.data.add(out.at(i + row, j + first));
+            std::ptr::copy_nonoverlapping(whole.as_ptr().add(from), to, count);
+        }
+    }
 }
 
 /// Writes a block that no products are added to.
@@ -294,7 +352,7 @@ unsafe fn begin(start: Start, out: Output, rows: Range<usize>, columns: Range<us
                 Start::Keep => return,
             };
             // SAFETY: element `(i, j)` of the block.
-            unsafe { out.data.add(i * out.stride + j).write(value) };
+            unsafe { out.data.add(out.at(i, j)).write(value) };
         }
     }
 }

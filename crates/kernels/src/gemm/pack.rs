@@ -30,6 +30,49 @@ pub(crate) trait Pack: Sync {
     }
 }
 
+/// A factor from some depth on; `first` is a multiple of the factor's depth step.
+pub(crate) struct Deeper<P> {
+    pub factor: P,
+    pub first: usize,
+}
+
+impl<P: Pack> Pack for Deeper<P> {
+    fn pack(
+        &self,
+        isa: Isa,
+        width: usize,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        let depth = self.first + depth.start..self.first + depth.end;
+        self.factor.pack(isa, width, lines, depth, out, scratch);
+    }
+
+    fn depth_step(&self) -> usize {
+        self.factor.depth_step()
+    }
+}
+
+impl<P: Pack> Pack for &P {
+    fn pack(
+        &self,
+        isa: Isa,
+        width: usize,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        (**self).pack(isa, width, lines, depth, out, scratch);
+    }
+
+    fn depth_step(&self) -> usize {
+        (**self).depth_step()
+    }
+}
+
 /// Packs a block into the format of a micro-kernel; `out.len() == lines.len().div_ceil(width) * width *
 /// micro.words(depth.len())`.
 pub(crate) fn pack_for(

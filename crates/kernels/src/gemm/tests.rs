@@ -107,7 +107,7 @@ fn the_cut_does_not_change_the_bits() {
         let right = Strided { data: &b, line_stride: 1, depth_stride: n };
         let run = |tile_m: usize, tile_n: usize| {
             let mut out = vec![0f32; m * n];
-            let output = Output { data: out.as_mut_ptr(), stride: n, rows: m, columns: n };
+            let output = Output::matrix(out.as_mut_ptr(), m, n);
             Grid { m, n, tile_m, tile_n }.run(1, |_, rows, columns| {
                 // SAFETY: blocks are disjoint and lie within `out`.
                 unsafe { block(&micro, k, &left, &right, Start::Zero, output, rows, columns) };
@@ -117,6 +117,29 @@ fn the_cut_does_not_change_the_bits() {
         let whole = run(m, n);
         for (tile_m, tile_n) in [(7, 130), (61, 33), (13, 17), (1, 1)] {
             assert_eq!(whole, run(tile_m, tile_n), "{level:?} {precision:?} {tile_m} {tile_n}");
+        }
+    }
+}
+
+/// Matrices side by side in columns, at a distance in memory: the same numbers as in one matrix, at their places.
+#[test]
+fn an_output_may_be_several_matrices() {
+    let (m, k, side, count) = (13, 530, 5, 9);
+    let n = side * count;
+    let (a, b) = (values(m * k, 1), values(k * n, 2));
+    let left = Strided { data: &a, line_stride: k, depth_stride: 1 };
+    let right = Strided { data: &b, line_stride: 1, depth_stride: n };
+    for level in levels() {
+        let micro = Micro::new(level, Precision::F32);
+        let (mut one, mut several) = (vec![0f32; m * n], vec![0f32; m * n]);
+        let apart = Output { data: several.as_mut_ptr(), stride: side, rows: m, columns: n, side, next: m * side };
+        for output in [Output::matrix(one.as_mut_ptr(), m, n), apart] {
+            // SAFETY: the outputs have room for the block.
+            unsafe { block(&micro, k, &left, &right, Start::Zero, output, 0..m, 0..n) };
+        }
+        for (i, value) in several.iter().enumerate() {
+            let (matrix, row, column) = (i / (m * side), i / side % m, i % side);
+            assert_eq!(*value, one[row * n + matrix * side + column], "{level:?} {i}");
         }
     }
 }
