@@ -354,7 +354,9 @@ impl Objective for ClipObjective {
     fn export(&mut self, folder: &Path) -> Result<()> {
         let variables = self.params.variables();
         export::component(folder, "model.safetensors", &self.clip.config().to_json(), None, &variables)?;
-        write_atomically(&folder.join("preprocessor_config.json"), |file| writeln!(file, "{:#}", self.clip.preprocessor()))?;
+        write_atomically(&folder.join("preprocessor_config.json"), |file| {
+            writeln!(file, "{:#}", self.clip.preprocessor())
+        })?;
         self.clip.tokenizer.save(folder)?;
         self.clip.tokenizer.save(&folder.join("tokenizer"))?;
         let mut config = json!(self.clip.config().text);
@@ -380,7 +382,12 @@ mod tests {
 
     fn record(concept: &str, style: &str) -> Record {
         let labels = [("en".to_owned(), concept.to_owned())].into();
-        Record { concept: concept.into(), style: style.into(), labels: std::sync::Arc::new(labels), ..Record::default() }
+        Record {
+            concept: concept.into(),
+            style: style.into(),
+            labels: std::sync::Arc::new(labels),
+            ..Record::default()
+        }
     }
 
     #[test]
