@@ -371,15 +371,6 @@ mod tests {
     use super::*;
     use conjure_core::rng::keyed;
 
-    fn tiny(steps: u64) -> Recipe {
-        let text = format!(
-            "objective = \"clip\"\nsteps = {steps}\nbatch = 8\n[data]\nshapes = 40\nsize = 16\n[clip]\n\
-             vocabulary_size = 600\ncontext_length = 16\nprojection_dim = 8\npatch_size = 8\n"
-        );
-        let tower = "hidden_size = 16\nintermediate_size = 32\nnum_hidden_layers = 1\nnum_attention_heads = 2\n";
-        Recipe::parse(&format!("{text}[clip.text]\n{tower}[clip.vision]\n{tower}"), &[]).unwrap()
-    }
-
     fn record(concept: &str, style: &str) -> Record {
         let labels = [("en".to_owned(), concept.to_owned())].into();
         Record {
