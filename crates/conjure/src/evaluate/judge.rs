@@ -15,6 +15,18 @@ const CHUNK: usize = 64;
 const CONCEPT: &str = "concept";
 const STYLE: &str = "style";
 
+/// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it.
+///
+/// # Errors
+/// A folder that holds no classifier.
+pub fn open_classifier(folder: &Path) -> Result<ImageClassifier> {
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let config = ImageClassifierConfig::from_json(&text).map_err(|error| Error::file(&path, error.to_string()))?;
+    let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
+    ImageClassifier::new(&params, &config)
+}
+
 /// What the judge says of one picture.
 #[derive(Clone, Debug)]
 pub struct Opinion {
@@ -37,16 +49,13 @@ impl Judge {
     /// # Errors
     /// A folder that holds no classifier of concepts and styles.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let config = ImageClassifierConfig::from_json(&text).map_err(|error| Error::file(&path, error.to_string()))?;
+        let model = open_classifier(folder)?;
         for head in [CONCEPT, STYLE] {
-            if !config.heads.contains_key(head) {
-                return Err(Error::file(&path, format!("the classifier has no head {head}")));
+            if !model.config().heads.contains_key(head) {
+                return Err(Error::file(folder, format!("the classifier has no head {head}")));
             }
         }
-        let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
-        Ok(Self { model: ImageClassifier::new(&params, &config)? })
+        Ok(Self { model })
     }
 
     /// Side of the pictures that it was trained on, in pixels.

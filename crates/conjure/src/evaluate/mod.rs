@@ -7,7 +7,7 @@ mod picture_model;
 mod pixels;
 pub mod retrieval;
 
-pub use judge::{Judge, Opinion};
+pub use judge::{Judge, Opinion, open_classifier};
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use picture_model::{COPY, Memorisation, Obedience, Outcome, Report, Settings, picture_model};
 pub use pixels::{psnr, ssim};

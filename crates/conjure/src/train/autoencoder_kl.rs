@@ -5,7 +5,7 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
 use crate::data::Split;
-use crate::evaluate::{psnr, ssim};
+use crate::evaluate::{open_classifier, psnr, ssim};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
 use crate::{Error, Result};
@@ -14,6 +14,10 @@ use conjure_core::rng::{self, Generator};
 use conjure_core::weights::{self, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
+use conjure_models::image_classifier::{ImageClassifier, perceptual_distance};
+use conjure_models::patch_discriminator::{
+    PatchDiscriminator, PatchDiscriminatorConfig, discriminator_loss, generator_loss,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +47,32 @@ pub struct Settings {
     pub kl_weight: f64,
     /// Mirror pictures, shift them by up to 4 pixels and exchange their colour channels.
     pub augment: bool,
+    /// Also compare what a trained network sees in pictures and reconstructions.
+    pub perceptual: Option<Perceptual>,
+    /// Also train a discriminator of patches against the decoder.
+    pub discriminator: Option<Discriminator>,
+}
+
+/// The perceptual loss ("The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", Zhang et al. 2018).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Perceptual {
+    /// Folder of an image classifier.
+    pub network: PathBuf,
+    /// Weight of the distance between its features.
+    pub weight: f64,
+}
+
+/// The discriminator of patches, as Esser et al. 2021 train it against an autoencoder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Discriminator {
+    /// Its architecture.
+    pub model: PatchDiscriminatorConfig,
+    /// Weight of its opinion in the autoencoder's loss.
+    pub weight: f64,
+    /// Update from which on the autoencoder heeds it; until then it only learns.
+    pub start: u64,
 }
 
 /// Which part of the autoencoder is trained.
@@ -66,6 +96,8 @@ impl Default for Settings {
             l2: 1.0,
             kl_weight: 1e-6,
             augment: true,
+            perceptual: None,
+            discriminator: None,
         }
     }
 }
@@ -74,6 +106,8 @@ impl Default for Settings {
 pub struct Autoencoder {
     settings: Settings,
     model: AutoencoderKl,
+    perceptual: Option<(ImageClassifier, f64)>,
+    discriminator: Option<PatchDiscriminator>,
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
@@ -106,7 +140,21 @@ impl Autoencoder {
             Part::All => network,
             Part::Decoder => network.only(|name| name.starts_with("decoder.") || name.starts_with("post_quant_conv.")),
         };
-        Ok(Self { settings, model, networks: vec![network], params, pictures })
+        let mut networks = vec![network];
+        let discriminator = match &settings.discriminator {
+            Some(described) => {
+                let params = Params::seeded(recipe.seed, DType::F32, &Device::Cpu).sub("discriminator").trainable();
+                let discriminator = PatchDiscriminator::new(&params, &described.model)?;
+                networks.push(Network { averaged: false, ..Network::new("discriminator", &params)? });
+                Some(discriminator)
+            }
+            None => None,
+        };
+        let perceptual = match &settings.perceptual {
+            Some(described) => Some((open_classifier(&described.network)?, described.weight)),
+            None => None,
+        };
+        Ok(Self { settings, model, perceptual, discriminator, networks, params, pictures })
     }
 
     fn batch(&self, batch: &Batch) -> Result<Tensor> {
@@ -215,10 +263,28 @@ impl Objective for Autoencoder {
         let (l1, l2) = (error.abs()?.mean_all()?, error.sqr()?.mean_all()?);
         let values_per_picture = (x.elem_count() / x.dim(0)?) as f64;
         let kl = (distribution.kl()?.mean_all()? / values_per_picture)?;
-        let loss = (((&l1 * self.settings.l1)? + (&l2 * self.settings.l2)?)? + (&kl * self.settings.kl_weight)?)?;
+        let mut loss = (((&l1 * self.settings.l1)? + (&l2 * self.settings.l2)?)? + (&kl * self.settings.kl_weight)?)?;
         let value = |x: &Tensor| -> Result<f64> { Ok(f64::from(x.to_scalar::<f32>()?)) };
-        let figures = vec![("l1", value(&l1)?), ("l2", value(&l2)?), ("kl", value(&kl)?)];
-        Ok(Losses { terms: vec![(0, loss)], figures })
+        let mut figures = vec![("l1", value(&l1)?), ("l2", value(&l2)?), ("kl", value(&kl)?)];
+        if let Some((network, weight)) = &self.perceptual {
+            let seen = network.pyramid(&x, &mut NoProbe)?;
+            let distance = perceptual_distance(&network.pyramid(&reconstruction, &mut NoProbe)?, &seen)?;
+            figures.push(("perceptual", value(&distance)?));
+            loss = (loss + (distance * *weight)?)?;
+        }
+        let mut terms = Vec::new();
+        if let (Some(discriminator), Some(described)) = (&self.discriminator, &self.settings.discriminator) {
+            let real = discriminator.forward(&x)?;
+            let made = discriminator.forward(&reconstruction.detach())?;
+            terms.push((1, discriminator_loss(&real, &made)?));
+            if batch.step >= described.start {
+                let fooled = generator_loss(&discriminator.forward(&reconstruction)?)?;
+                figures.push(("fooled", value(&fooled)?));
+                loss = (loss + (fooled * described.weight)?)?;
+            }
+        }
+        terms.push((0, loss));
+        Ok(Losses { terms, figures })
     }
 
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {

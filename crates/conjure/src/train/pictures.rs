@@ -1,11 +1,11 @@
 //! The pictures that a recipe asks for, in memory at the size that is trained on.
 
 use super::recipe;
-use crate::data::{Dataset, Record, Selection, Split};
+use crate::data::{Dataset, Record, Selection, Split, shapes};
 use crate::image_file::Picture;
 use crate::{Error, Result};
 use conjure_core::{Device, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Memory for pictures that a run may take: 8 GiB.
 const MAX_BYTES: usize = 8 << 30;
@@ -23,7 +23,7 @@ impl Pictures {
     ///
     /// # Errors
     /// No source or more than one; a style or group that does not occur; a broken file; a size of 0.
-    pub fn open(data: &recipe::Data, _seed: u64) -> Result<Self> {
+    pub fn open(data: &recipe::Data, seed: u64) -> Result<Self> {
         if data.size == 0 || data.size > 4096 {
             return Err(Error::request(format!("data.size is {}, not 1 to 4096 pixels", data.size))
                 .with_help("for example data.size = 64"));
@@ -31,28 +31,20 @@ impl Pictures {
         let dataset = match (&data.file, &data.folder, data.shapes) {
             (Some(file), None, None) => Dataset::open(file)?,
             (None, Some(folder), None) => Dataset::folder(folder, data.strict)?.0,
+            (None, None, Some(count)) => shapes::dataset(count, seed, data.size)?,
             (None, None, None) => {
                 return Err(Error::request("the recipe names no pictures")
                     .with_help("set data.file to a file that conjure data wrote, or data.folder, or data.shapes"));
             }
             _ => return Err(Error::request("data.file, data.folder and data.shapes exclude each other")),
         };
-        let known = |wanted: &[String], of: &dyn Fn(&Record) -> String, key: &str| -> Result<()> {
-            let there: std::collections::BTreeSet<String> = (0..dataset.len()).map(|i| of(dataset.record(i))).collect();
-            match wanted.iter().find(|name| !there.contains(*name)) {
-                Some(name) => Err(Error::request(format!("{key}: the data hold no {name}"))
-                    .with_help(format!("they hold {}", there.into_iter().collect::<Vec<_>>().join(", ")))),
-                None => Ok(()),
-            }
-        };
-        known(&data.styles, &|record| record.style.clone(), "data.styles")?;
-        known(&data.exclude_groups, &|record| record.group.clone(), "data.exclude_groups")?;
+        known(&dataset, &data.styles, "data.styles", |record| vec![&record.style])?;
+        known(&dataset, &data.exclude_groups, "data.exclude_groups", |record| vec![&record.group, &record.subgroup])?;
         let splits = [Split::Train, Split::HeldOutConcept, Split::HeldOutCombination].map(|split| {
             dataset.select(&Selection {
                 styles: data.styles.clone(),
                 exclude_groups: data.exclude_groups.clone(),
                 splits: vec![split],
-                ..Selection::default()
             })
         });
         let count: usize = splits.iter().map(Vec::len).sum();
@@ -119,6 +111,17 @@ impl Pictures {
         let record = self.record(i);
         let label = record.labels.get("en").or_else(|| record.labels.values().next()).map_or("", String::as_str);
         format!("{label} ({}, {})", record.style, record.source)
+    }
+}
+
+/// # Errors
+/// A name among `wanted` that no record has.
+fn known(dataset: &Dataset, wanted: &[String], key: &str, names: impl Fn(&Record) -> Vec<&String>) -> Result<()> {
+    let there: BTreeSet<&String> = (0..dataset.len()).flat_map(|i| names(dataset.record(i))).collect();
+    match wanted.iter().find(|name| !there.contains(name)) {
+        Some(name) => Err(Error::request(format!("{key}: the data hold no {name}"))
+            .with_help(format!("they hold {}", there.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ")))),
+        None => Ok(()),
     }
 }
 
