@@ -11,7 +11,7 @@
 //! | [`order`] | which examples come when? |
 //! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
-//! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`] | how is each model trained? |
+//! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`] | how is each model trained? |
 
 pub mod autoencoder_kl;
 pub mod begin;
@@ -20,6 +20,7 @@ mod curves;
 pub mod event;
 pub mod export;
 mod folder;
+pub mod image_classifier;
 pub mod latent_diffusion;
 mod metrics;
 pub mod objective;
@@ -29,6 +30,7 @@ pub mod recipe;
 pub mod run;
 pub mod schedule;
 mod state;
+pub mod super_resolution;
 
 pub use begin::Resume;
 pub use event::{Control, Event};
@@ -50,6 +52,12 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
         Ok(Box::new(latent_diffusion::LatentDiffusion::new(recipe)?))
     }),
     ("clip", "texts and pictures in one space", |recipe| Ok(Box::new(clip::ClipObjective::new(recipe)?))),
+    ("image_classifier", "the classifier that judges what pictures show", |recipe| {
+        Ok(Box::new(image_classifier::Classifier::new(recipe)?))
+    }),
+    ("super_resolution", "the network that makes pictures bigger", |recipe| {
+        Ok(Box::new(super_resolution::Enlarger::new(recipe)?))
+    }),
 ];
 
 fn objective_names() -> String {

@@ -9,3 +9,4 @@ mod hostile_files;
 mod stable_diffusion;
 mod train;
 mod train_bpe;
+mod train_networks;
