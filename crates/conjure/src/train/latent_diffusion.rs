@@ -3,6 +3,7 @@
 //!
 //! Latents are computed once, when the run begins; autoencoder and text encoder stay as they are.
 
+use super::denoising_loss::DenoisingLoss;
 use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
@@ -14,7 +15,7 @@ use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
-use conjure_core::sampling::{Guidance, NoiseSchedule, Plan, PredictionType, SchedulerConfig, betas};
+use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::weights::{self, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
@@ -83,8 +84,7 @@ struct Latents {
 pub struct LatentDiffusion {
     settings: Settings,
     scheduler: SchedulerConfig,
-    prediction: PredictionType,
-    noise: NoiseSchedule,
+    loss: DenoisingLoss,
     unet: UNet2DConditionModel,
     params: Params,
     networks: Vec<Network>,
@@ -108,25 +108,10 @@ impl LatentDiffusion {
         if !(0.0..=1.0).contains(&settings.text_drop) {
             return Err(Error::request(format!("text_drop is {}, not 0 to 1", settings.text_drop)));
         }
-        if !(settings.min_snr.is_finite() && settings.min_snr >= 0.0) {
-            return Err(Error::request(format!("min_snr is {}, not 0 or more", settings.min_snr)));
-        }
         Guidance::new(settings.guidance, 0.0)?;
         let scheduler = SchedulerConfig::from_json(&settings.scheduler.to_string())?;
         Plan::new(&scheduler, scheduler.sampler()?, None, settings.sample_steps)?;
-        let missing = |key: &str| {
-            Error::request(format!("the scheduler lacks {key}")).with_help("training needs the whole noise process")
-        };
-        let noise = NoiseSchedule::new(
-            &betas(
-                scheduler.beta_schedule.ok_or_else(|| missing("beta_schedule"))?,
-                scheduler.beta_start.ok_or_else(|| missing("beta_start"))?,
-                scheduler.beta_end.ok_or_else(|| missing("beta_end"))?,
-                scheduler.num_train_timesteps.unwrap_or(1000),
-            ),
-            scheduler.rescale_betas_zero_snr.unwrap_or(false),
-            false,
-        )?;
+        let loss = DenoisingLoss::new(&scheduler, settings.min_snr)?;
 
         let autoencoder_config = AutoencoderKlConfig::from_json(&read_config(&settings.autoencoder)?)?;
         let text_folder = settings.text.join("text_encoder");
@@ -161,10 +146,9 @@ impl LatentDiffusion {
         let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
         let held_out_latents = latents(&autoencoder, &pictures, &held_out)?;
         Ok(Self {
-            prediction: scheduler.prediction_type.unwrap_or(PredictionType::Epsilon),
             settings,
             scheduler,
-            noise,
+            loss,
             unet,
             params,
             networks,
@@ -188,42 +172,14 @@ impl LatentDiffusion {
 
     /// The weighted error for latents `z (batch, channels, h, w)` at whole `timesteps`, for each picture: `(batch)`.
     fn errors(&self, z: &Tensor, noise: &Tensor, timesteps: &[usize], words: &Tensor) -> Result<Tensor> {
-        let n = timesteps.len();
-        let column = |of: &dyn Fn(f64) -> f64| -> Result<Tensor> {
-            let values: Vec<f32> = timesteps.iter().map(|&t| of(self.noise.alphas_cumprod()[t]) as f32).collect();
-            Ok(Tensor::from_vec(values, (n, 1, 1, 1), z.device())?)
-        };
-        let (alpha, sigma) = (column(&f64::sqrt)?, column(&|a| (1.0 - a).sqrt())?); // (batch, 1, 1, 1)
-        let noisy = (z.broadcast_mul(&alpha)? + noise.broadcast_mul(&sigma)?)?; // (batch, channels, h, w)
-        let target = match self.prediction {
-            PredictionType::Epsilon => noise.clone(),
-            PredictionType::VPrediction => (noise.broadcast_mul(&alpha)? - z.broadcast_mul(&sigma)?)?,
-            PredictionType::Sample => z.clone(),
-        };
-        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
-        let times = Tensor::from_vec(times, n, z.device())?; // (batch)
-        let output = self.unet.forward(&noisy, &times, words, &AddedConditions::default(), &mut NoProbe)?;
-        let errors = (output - target)?.sqr()?.flatten_from(1)?.mean(1)?; // (batch)
-        let weights: Vec<f32> = timesteps.iter().map(|&t| self.weight(t) as f32).collect();
-        Ok((errors * Tensor::from_vec(weights, n, z.device())?)?)
-    }
-
-    /// Min-SNR's weight of a timestep for what the model predicts (Hang et al. 2023, section 3.4).
-    fn weight(&self, timestep: usize) -> f64 {
-        let alpha_bar = self.noise.alphas_cumprod()[timestep];
-        let snr = alpha_bar / (1.0 - alpha_bar).max(1e-12);
-        let clipped = if self.settings.min_snr > 0.0 { snr.min(self.settings.min_snr) } else { snr };
-        match (self.prediction, self.settings.min_snr > 0.0) {
-            (_, false) => 1.0,
-            (PredictionType::Epsilon, _) => clipped / snr.max(1e-12),
-            (PredictionType::VPrediction, _) => clipped / (snr + 1.0),
-            (PredictionType::Sample, _) => clipped,
-        }
+        self.loss.errors(z, noise, timesteps, |noisy, times| {
+            self.unet.forward(noisy, times, words, &AddedConditions::default(), &mut NoProbe)
+        })
     }
 
     /// The mean error over fixed noise at evenly spread timesteps.
     fn fixed_error(&self, latents: &Latents, rows: usize, pictures: &[usize]) -> Result<f64> {
-        let timesteps = self.noise.alphas_cumprod().len();
+        let timesteps = self.loss.levels();
         let (mut sum, mut count) = (0.0, 0);
         for first in (0..rows).step_by(CHUNK) {
             let n = CHUNK.min(rows - first);
@@ -306,13 +262,8 @@ impl Objective for LatentDiffusion {
             }
         }
         let words = self.encode(&texts)?; // (batch, tokens, hidden_size)
-        // 3. A timestep of each, spread evenly over the batch from a random start: fewer chance clusters than independent
-        //    draws ("Variational Diffusion Models", Kingma et al. 2021, appendix I.1).
-        let levels = self.noise.alphas_cumprod().len();
-        let start = f64::from(batch.generator("timesteps").uniform(1)[0]);
-        let timesteps: Vec<usize> = (0..n)
-            .map(|i| ((((start + i as f64 / n as f64) % 1.0) * levels as f64) as usize).min(levels - 1))
-            .collect();
+        // 3. A timestep of each.
+        let timesteps = self.loss.timesteps(n, f64::from(batch.generator("timesteps").uniform(1)[0]));
         // 4. The error of the prediction.
         let noise = rng::randn(&mut batch.generator("noise"), z.shape(), z.device())?;
         Ok(Losses::one(self.errors(&z, &noise, &timesteps, &words)?.mean_all()?))

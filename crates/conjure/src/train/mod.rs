@@ -12,16 +12,22 @@
 //! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
 //! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`] | how is each model trained? |
+//! | [`denoising_loss`] | how wrong is a model about noisy latents? |
+//! | [`lora`], [`textual_inversion`] | what is trained beside a finished picture model, on the user's pictures? |
+//! | [`fine_tuning`] | what do these two share? |
 
 pub mod autoencoder_kl;
 pub mod begin;
 pub mod clip;
 mod curves;
+pub mod denoising_loss;
 pub mod event;
 pub mod export;
+pub mod fine_tuning;
 mod folder;
 pub mod image_classifier;
 pub mod latent_diffusion;
+pub mod lora;
 mod metrics;
 pub mod objective;
 pub mod order;
@@ -31,6 +37,7 @@ pub mod run;
 pub mod schedule;
 mod state;
 pub mod super_resolution;
+pub mod textual_inversion;
 
 pub use begin::Resume;
 pub use event::{Control, Event};
@@ -57,6 +64,12 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     }),
     ("super_resolution", "the network that makes pictures bigger", |recipe| {
         Ok(Box::new(super_resolution::Enlarger::new(recipe)?))
+    }),
+    ("lora", "low-rank adapters on a picture model, from a handful of pictures", |recipe| {
+        Ok(Box::new(lora::Lora::new(recipe)?))
+    }),
+    ("textual_inversion", "a new word for a picture model, from a handful of pictures", |recipe| {
+        Ok(Box::new(textual_inversion::TextualInversion::new(recipe)?))
     }),
 ];
 

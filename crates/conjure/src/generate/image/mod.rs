@@ -10,7 +10,7 @@ mod inputs;
 pub mod inspect;
 mod job;
 mod memory;
-mod open;
+pub(crate) mod open;
 mod pipeline;
 pub(crate) mod pixels;
 mod recipe;
@@ -19,7 +19,7 @@ mod request;
 mod start;
 mod strip;
 mod tiny;
-mod words;
+pub(crate) mod words;
 
 pub use adapters::{Adapters, LoraFile};
 pub use conjure_core::rng::Mode as RngMode;

@@ -20,7 +20,7 @@ pub const BUILT_IN: &str = "built-in tiny";
 const MAX_CONFIG: u64 = 16 << 20;
 
 /// A model's configs and where its weights lie; no memory is taken for weights yet.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     pub config: StableDiffusionConfig,
     pub sources: Sources,
 }
@@ -137,11 +137,11 @@ fn in_folder(folder: &Path, error: Error) -> Error {
     }
 }
 
-fn scheduler(config: &StableDiffusionConfig) -> Result<SchedulerConfig> {
+pub(crate) fn scheduler(config: &StableDiffusionConfig) -> Result<SchedulerConfig> {
     SchedulerConfig::from_json(&config.scheduler.to_string())
 }
 
-fn open_tokenizers(path: &Path, given: Option<&Path>, config: &StableDiffusionConfig) -> Result<Tokenizers> {
+pub(crate) fn open_tokenizers(path: &Path, given: Option<&Path>, config: &StableDiffusionConfig) -> Result<Tokenizers> {
     let folder = |name: &str| given.map_or_else(|| path.join(name), Path::to_path_buf);
     let single = !path.is_dir();
     if given.is_none() && single {

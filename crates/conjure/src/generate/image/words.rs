@@ -8,7 +8,7 @@ use conjure_core::{Device, Result, Tensor};
 use conjure_models::stable_diffusion::{Prompt as Embedded, StableDiffusion};
 
 /// The tokenizers of a model: SDXL has two, which share a vocabulary but not the padding.
-pub(super) struct Tokenizers {
+pub(crate) struct Tokenizers {
     pub first: ClipTokenizer,
     pub second: Option<ClipTokenizer>,
 }
