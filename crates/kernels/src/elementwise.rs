@@ -177,3 +177,48 @@ pub fn sum_planes(x: &[f32], plane: usize, out: &mut [f32]) {
         }
     });
 }
+
+/// `out[j]` = the sum of column `j` of `x (rows, out.len())`: the gradient of a bias.
+///
+/// # Panics
+/// The lengths do not fit.
+pub fn sum_rows(x: &[f32], out: &mut [f32]) {
+    const COLUMNS: usize = 64; // of a task
+    const ROWS: usize = 256; // summed before they are added to the total
+    let n = out.len();
+    assert!(n > 0 && x.len().is_multiple_of(n) || x.is_empty());
+    threads::run_chunks(out, COLUMNS, |task, out| {
+        let (first, count) = (task * COLUMNS, out.len());
+        out.fill(0.0);
+        for rows in x.chunks(ROWS * n) {
+            let mut sums = [0f32; COLUMNS];
+            for row in rows.chunks_exact(n) {
+                for (sum, x) in sums.iter_mut().zip(&row[first..first + count]) {
+                    *sum += x;
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out += sum;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_summed_over_many_rows() {
+        let (rows, n) = (700, 131);
+        let x: Vec<f32> = (0..rows * n).map(|i| (i % 17) as f32 - 8.0).collect();
+        let mut out = vec![9.0; n];
+        sum_rows(&x, &mut out);
+        for (j, got) in out.iter().enumerate() {
+            // Sums of small integers are exact.
+            assert_eq!(*got, (0..rows).map(|i| x[i * n + j]).sum::<f32>());
+        }
+        sum_rows(&[], &mut out);
+        assert_eq!(out, vec![0.0; n]);
+    }
+}

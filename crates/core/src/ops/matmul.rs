@@ -2,7 +2,9 @@
 
 use super::slices::{contiguous, from_first, on_cpu_in_f32};
 use crate::{D, Error, Result, Tensor};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape};
+use conjure_kernels::elementwise::sum_rows;
+use conjure_kernels::fresh::zeros;
 use conjure_kernels::gemm::{Matrices, Start, product};
 
 /// Batched product of `a (..., m, k)` and `b (..., k, n)`: `(..., m, n)`. Leading dimensions must be equal.
@@ -174,6 +176,26 @@ impl Linear {
     }
 }
 
+/// `(rows, n)` to `(n)`.
+struct RowSums;
+
+impl CustomOp1 for RowSums {
+    fn name(&self) -> &'static str {
+        "linear bias gradient"
+    }
+
+    fn cpu_fwd(&self, g: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let n = layout.shape().dims2()?.1;
+        let mut sums = zeros(n);
+        sum_rows(contiguous(g, layout)?, &mut sums);
+        Ok((CpuStorage::F32(sums), n.into()))
+    }
+
+    fn bwd(&self, g: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(dy.broadcast_as(g.shape())?))
+    }
+}
+
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -227,12 +249,7 @@ impl CustomOp3 for Linear {
         g: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (gx, gw, g) = Self::backward(x, weight, g)?;
-        let gb = if bias.track_op() {
-            let ones = Tensor::ones((1, g.dim(0)?), g.dtype(), g.device())?;
-            Some(ones.apply_op2(&g, Product)?.reshape(bias.dims())?)
-        } else {
-            None
-        };
+        let gb = if bias.track_op() { Some(g.contiguous()?.apply_op1(RowSums)?) } else { None };
         Ok((gx, gw, gb))
     }
 }

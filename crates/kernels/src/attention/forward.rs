@@ -89,11 +89,11 @@ impl QueryBlock<'_> {
 
     /// Puts `view`'s rows of `features` into the lanes of `packed (features, width)`, times `scale`.
     pub fn pack(&self, view: &View<'_>, features: usize, scale: f32, width: usize, packed: &mut [f32]) {
-        let row = |lane| {
+        let start = |lane| {
             let (head, time) = self.row(lane);
-            view.row(self.batch, head, time, features)
+            view.offset(self.batch, head, time)
         };
-        pack(row, self.count, features, scale, width, packed);
+        pack(view.data, start, self.count, features, scale, width, packed);
     }
 
     /// The way back: the lanes of `packed (features, width)` into rows of `to (batch, t, heads, features)`, each times
@@ -115,6 +115,14 @@ impl QueryBlock<'_> {
     pub fn add_bias(&self, first_key: usize, keys: usize, width: usize, scores: &mut [f32]) {
         for lane in 0..self.count {
             let (head, time) = self.row(lane);
+            if self.problem.mask.is_none() {
+                // Only what the causal rule hides changes.
+                let seen = self.problem.visible(time).saturating_sub(first_key);
+                for score in scores[lane..].iter_mut().step_by(width).take(keys).skip(seen) {
+                    *score = f32::NEG_INFINITY;
+                }
+                continue;
+            }
             for (j, score) in scores[lane..].iter_mut().step_by(width).take(keys).enumerate() {
                 *score += self.problem.bias(self.batch, head, time, first_key + j);
             }

@@ -1,5 +1,7 @@
 //! The small matrix products of attention, in registers.
 
+use crate::gemm::pack::transpose;
+use crate::isa::isa;
 use crate::simd::Simd;
 
 /// Vectors side by side in a tile.
@@ -11,36 +13,28 @@ pub(super) const fn width<S: Simd>() -> usize {
     VECTORS * S::LANES
 }
 
-/// Puts rows of `features` floats into columns of `packed (features, width)`, times `scale`; `row(lane)` is where the row of
-/// a column lies, for `lane < count`.
-pub(super) fn pack<'a>(
-    row: impl Fn(usize) -> &'a [f32],
+/// The most lanes of a block of any instruction set.
+pub(super) const MAX_WIDTH: usize = 48;
+
+/// Puts rows of `features` floats into columns of `packed (features, width)`, times `scale`; `start(lane)` is where the row
+/// of a column begins in `data`, for `lane < count`. The other columns become zero.
+pub(super) fn pack(
+    data: &[f32],
+    start: impl Fn(usize) -> usize,
     count: usize,
     features: usize,
     scale: f32,
     width: usize,
     packed: &mut [f32],
 ) {
-    let whole = features - features % 4;
-    let mut lane = 0;
-    // Blocks of 4 by 4, which the compiler transposes in registers.
-    while lane + 4 <= count {
-        let rows: [&[f32]; 4] = std::array::from_fn(|i| &row(lane + i)[..features]);
-        for d in (0..whole).step_by(4) {
-            let block: [[f32; 4]; 4] = rows.map(|row| [row[d], row[d + 1], row[d + 2], row[d + 3]]);
-            for i in 0..4 {
-                let to = &mut packed[(d + i) * width + lane..][..4];
-                to.copy_from_slice(&block.map(|row| row[i] * scale));
-            }
-        }
-        for d in whole..features {
-            packed[d * width + lane..][..4].copy_from_slice(&rows.map(|row| row[d] * scale));
-        }
-        lane += 4;
+    let mut starts = [0; MAX_WIDTH];
+    for (lane, to) in starts[..count].iter_mut().enumerate() {
+        *to = start(lane);
     }
-    for lane in lane..count {
-        for (d, x) in row(lane)[..features].iter().enumerate() {
-            packed[d * width + lane] = x * scale;
+    transpose(isa(), data, &starts[..count], features, width, packed);
+    if scale != 1.0 {
+        for x in packed {
+            *x *= scale;
         }
     }
 }
@@ -54,32 +48,21 @@ pub(super) fn unpack<'a>(
     width: usize,
     mut row: impl FnMut(usize) -> (&'a mut [f32], f32),
 ) {
-    let whole = features - features % 4;
-    let mut lane = 0;
-    while lane + 4 <= count {
-        let rows: [(&mut [f32], f32); 4] = std::array::from_fn(|i| row(lane + i));
-        let factors = [rows[0].1, rows[1].1, rows[2].1, rows[3].1];
-        let mut rows = rows.map(|(row, _)| &mut row[..features]);
-        for d in (0..whole).step_by(4) {
-            let block: [[f32; 4]; 4] = std::array::from_fn(|i| {
-                let from = &packed[(d + i) * width + lane..][..4];
-                [from[0], from[1], from[2], from[3]]
-            });
-            for (i, row) in rows.iter_mut().enumerate() {
-                row[d..d + 4].copy_from_slice(&block.map(|column| column[i] * factors[i]));
-            }
+    /// Features that are turned around at once.
+    const AT_ONCE: usize = 16;
+    let mut turned = [0.0; AT_ONCE * MAX_WIDTH];
+    for first in (0..features).step_by(AT_ONCE) {
+        let some = AT_ONCE.min(features - first);
+        let mut starts = [0; AT_ONCE];
+        for (i, start) in starts[..some].iter_mut().enumerate() {
+            *start = (first + i) * width;
         }
-        for d in whole..features {
-            for (i, row) in rows.iter_mut().enumerate() {
-                row[d] = packed[d * width + lane + i] * factors[i];
+        transpose(isa(), packed, &starts[..some], count, AT_ONCE, &mut turned);
+        for (lane, turned) in turned.chunks_exact(AT_ONCE).take(count).enumerate() {
+            let (row, factor) = row(lane);
+            for (to, x) in row[first..first + some].iter_mut().zip(turned) {
+                *to = x * factor;
             }
-        }
-        lane += 4;
-    }
-    for lane in lane..count {
-        let (row, factor) = row(lane);
-        for (d, to) in row[..features].iter_mut().enumerate() {
-            *to = packed[d * width + lane] * factor;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Packing straight from the picture: the im2col matrix (Chellapilla et al. 2006) is never stored, its blocks are read
 //! from a zero-padded copy of the few rows and channels that a block needs.
 
-use crate::gemm::pack::{MAX_WIDTH, Pack, transpose};
+use crate::gemm::pack::{MAX_WIDTH, Pack, Panels, transpose};
 use crate::gemm::resized;
 use crate::isa::Isa;
 use crate::{fresh, threads};
@@ -141,15 +141,7 @@ pub(super) struct Pixels<'a> {
 }
 
 impl Pack for Pixels<'_> {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, scratch: &mut Vec<f32>) {
         let window = &self.window;
         let (taps, pixels, out_width) = (window.taps(), window.pixels(), window.out_width);
         let channels = depth.start / taps..depth.end.div_ceil(taps);
@@ -161,12 +153,15 @@ impl Pack for Pixels<'_> {
             from..if picture == last { last_row + 1 } else { window.out_height }
         };
         let view = window.view(self.pictures, pictures, channels.clone(), rows, scratch);
-        let offsets: Vec<usize> =
-            (0..channels.len() * taps).map(|d| d / taps * view.plane + window.tap_offset(&view, d % taps)).collect();
+        let mut offsets = Vec::with_capacity(channels.len() * taps);
+        for channel in 0..channels.len() {
+            offsets.extend((0..taps).map(|tap| channel * view.plane + window.tap_offset(&view, tap)));
+        }
+        let width = panels.width;
         // The output that the next lane is for.
         let (mut picture, mut y, mut x) = (first, first_row, lines.start % out_width);
-        for (line, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * offsets.len())) {
-            let used = width.min(lines.end - line);
+        panels.fill_each(|index, panel| {
+            let used = width.min(lines.end - lines.start - index * width);
             let mut positions = [0; MAX_WIDTH];
             for position in &mut positions[..used] {
                 let row = if picture == first && !view.whole { y - first_row } else { y };
@@ -181,7 +176,7 @@ impl Pack for Pixels<'_> {
                 }
             }
             copy_runs(isa, view.data, &positions[..used], &offsets, width, panel);
-        }
+        });
     }
 
     fn depth_step(&self) -> usize {
@@ -272,49 +267,43 @@ pub(super) struct Taps<'a> {
 }
 
 impl Pack for Taps<'_> {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, scratch: &mut Vec<f32>) {
         let window = &self.window;
-        let (taps, steps) = (window.taps(), depth.len());
+        let (taps, steps, width) = (window.taps(), depth.len(), panels.width);
         let channels = lines.start / taps..lines.end.div_ceil(taps);
-        for (picture, part, done) in pictures_of(depth, window.pixels()) {
-            let rows = part.start / window.out_width..part.end / window.out_width;
-            let range = picture..picture + 1;
-            let view = window.view(self.pictures, range, channels.clone(), |_| rows.clone(), scratch);
-            let first_row = if view.whole { rows.start * window.stride[0] * view.pitch } else { 0 };
-            for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * steps)) {
-                let used = width.min(lines.end - first);
-                let mut starts = [0; MAX_WIDTH];
-                for (lane, start) in starts[..used].iter_mut().enumerate() {
-                    let line = first + lane;
-                    let channel = line / taps - channels.start;
-                    *start = channel * view.plane + window.tap_offset(&view, line % taps) + first_row;
-                }
-                let panel = &mut panel[done * width..][..part.len() * width];
-                for out in panel.chunks_exact_mut(width * window.out_width) {
-                    if window.stride[1] == 1 {
-                        transpose(isa, view.data, &starts[..used], window.out_width, width, out);
-                    } else {
-                        for (x, out) in out.chunks_exact_mut(width).enumerate() {
-                            for (out, start) in out.iter_mut().zip(&starts[..used]) {
-                                *out = view.data[start + x * window.stride[1]];
-                            }
-                            out[used..].fill(0.0);
-                        }
+        panels.fill_all(|out| {
+            for (picture, part, done) in pictures_of(depth, window.pixels()) {
+                let rows = part.start / window.out_width..part.end / window.out_width;
+                let range = picture..picture + 1;
+                let view = window.view(self.pictures, range, channels.clone(), |_| rows.clone(), scratch);
+                let first_row = if view.whole { rows.start * window.stride[0] * view.pitch } else { 0 };
+                for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut(width * steps)) {
+                    let used = width.min(lines.end - first);
+                    let mut starts = [0; MAX_WIDTH];
+                    for (lane, start) in starts[..used].iter_mut().enumerate() {
+                        let line = first + lane;
+                        let channel = line / taps - channels.start;
+                        *start = channel * view.plane + window.tap_offset(&view, line % taps) + first_row;
                     }
-                    for start in &mut starts[..used] {
-                        *start += window.stride[0] * view.pitch;
+                    let panel = &mut panel[done * width..][..part.len() * width];
+                    for out in panel.chunks_exact_mut(width * window.out_width) {
+                        if window.stride[1] == 1 {
+                            transpose(isa, view.data, &starts[..used], window.out_width, width, out);
+                        } else {
+                            for (x, out) in out.chunks_exact_mut(width).enumerate() {
+                                for (out, start) in out.iter_mut().zip(&starts[..used]) {
+                                    *out = view.data[start + x * window.stride[1]];
+                                }
+                                out[used..].fill(0.0);
+                            }
+                        }
+                        for start in &mut starts[..used] {
+                            *start += window.stride[0] * view.pitch;
+                        }
                     }
                 }
             }
-        }
+        });
     }
 
     fn depth_step(&self) -> usize {
@@ -338,17 +327,10 @@ pub(super) struct Channels<'a> {
 }
 
 impl Pack for Channels<'_> {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        _: &mut Vec<f32>,
-    ) {
-        let steps = depth.len();
-        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut((width * steps).max(1))) {
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, _: &mut Vec<f32>) {
+        let width = panels.width;
+        panels.fill_each(|index, panel| {
+            let first = lines.start + index * width;
             let used = width.min(lines.end - first);
             for (picture, part, done) in pictures_of(depth.clone(), self.pixels) {
                 let mut starts = [0; MAX_WIDTH];
@@ -358,7 +340,7 @@ impl Pack for Channels<'_> {
                 let panel = &mut panel[done * width..][..part.len() * width];
                 transpose(isa, self.pictures.data, &starts[..used], part.len(), width, panel);
             }
-        }
+        });
     }
 }
 
@@ -397,11 +379,12 @@ impl Turned {
 }
 
 impl Pack for Turned {
-    fn pack(&self, _: Isa, width: usize, lines: Range<usize>, depth: Range<usize>, out: &mut [f32], _: &mut Vec<f32>) {
+    fn pack(&self, _: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, _: &mut Vec<f32>) {
+        let width = panels.width;
         assert!(width == self.width && lines.start.is_multiple_of(width), "panels of another width");
         let (window, channels) = (&self.window, self.blocks * width);
-        let steps = depth.len();
-        for (line, panel) in lines.step_by(width).zip(out.chunks_exact_mut(width * steps)) {
+        panels.fill_each(|index, panel| {
+            let line = lines.start + index * width;
             let (tap, block) = (line / channels, line % channels / width);
             let (tap_row, tap_column) =
                 (tap / window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]);
@@ -423,6 +406,6 @@ impl Pack for Turned {
                     (pixel, done) = (pixel + count, done + count);
                 }
             }
-        }
+        });
     }
 }

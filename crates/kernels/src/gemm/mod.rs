@@ -14,7 +14,7 @@ use crate::isa::{Isa, isa};
 use crate::{fresh, precision, threads};
 pub(crate) use micro::Micro;
 use micro::{Base, Format, MAX_TILE, Tile};
-use pack::{Pack, Strided, pack_for};
+use pack::{Pack, Panels, Strided};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -268,13 +268,13 @@ pub(crate) unsafe fn block(
             let depth = from..k.min(from + depth_size);
             let words = micro.words(depth.len());
             let right_panels = resized(packed_right, block_columns.len().next_multiple_of(nr) * words);
-            let buffers = [&mut *scratch, &mut *unpacked];
-            pack_for(micro, right, nr, block_columns.clone(), depth.clone(), right_panels, buffers);
+            let mut panels = Panels::new(micro, nr, depth.len(), right_panels, unpacked);
+            right.pack(micro.isa, block_columns.clone(), depth.clone(), &mut panels, scratch);
             for row in rows.clone().step_by(ROWS) {
                 let block_rows = row..rows.end.min(row + ROWS);
                 let left_panels = resized(packed_left, block_rows.len().next_multiple_of(mr) * words);
-                let buffers = [&mut *scratch, &mut *unpacked];
-                pack_for(micro, left, mr, block_rows.clone(), depth.clone(), left_panels, buffers);
+                let mut panels = Panels::new(micro, mr, depth.len(), left_panels, unpacked);
+                left.pack(micro.isa, block_rows.clone(), depth.clone(), &mut panels, scratch);
                 for (b, j) in right_panels.chunks_exact(nr * words).zip(block_columns.clone().step_by(nr)) {
                     for (a, i) in left_panels.chunks_exact(mr * words).zip(block_rows.clone().step_by(mr)) {
                         let (used_rows, used_columns) = (mr.min(block_rows.end - i), nr.min(block_columns.end - j));

@@ -12,21 +12,70 @@ use std::ops::Range;
 
 /// A factor of a matrix product.
 pub(crate) trait Pack: Sync {
-    /// Writes the packed block; `out.len() == lines.len().div_ceil(width) * width * depth.len()`. The scratch buffer may
-    /// be grown and used as the packing likes.
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Vec<f32>,
-    );
+    /// Packs a block. The scratch buffer may be grown and used as the packing likes.
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, scratch: &mut Vec<f32>);
 
     /// Depth is only ever cut at multiples of this.
     fn depth_step(&self) -> usize {
         1
+    }
+}
+
+/// Where the panels of a block go, in the format of a micro-kernel. Factors write floats; these are rounded, and put
+/// together by twos, a panel at a time, while they are near.
+pub(crate) struct Panels<'a> {
+    /// Lines of a panel.
+    pub width: usize,
+    format: Format,
+    /// Steps of depth.
+    steps: usize,
+    out: &'a mut [f32],
+    unpacked: &'a mut Vec<f32>,
+}
+
+impl<'a> Panels<'a> {
+    /// Panels of `width` lines and `steps` of depth in `out`, which has room for whole panels, `micro.words(steps)` long.
+    pub fn new(micro: &Micro, width: usize, steps: usize, out: &'a mut [f32], unpacked: &'a mut Vec<f32>) -> Self {
+        assert!(out.len().is_multiple_of((width * micro.words(steps)).max(1)));
+        Self { width, format: micro.format, steps, out, unpacked }
+    }
+
+    /// Panels, and floats in one.
+    fn sizes(&self) -> (usize, usize) {
+        let words = if self.format == Format::Pairs { self.steps.div_ceil(2) } else { self.steps };
+        (self.out.len() / (self.width * words).max(1), self.width * self.steps)
+    }
+
+    /// Has each panel written: `fill(i, panel)` writes panel `i`, whole.
+    pub fn fill_each(&mut self, mut fill: impl FnMut(usize, &mut [f32])) {
+        let (count, size) = self.sizes();
+        if self.format == Format::Pairs {
+            let panel = resized(self.unpacked, size);
+            for (i, out) in self.out.chunks_exact_mut(self.out.len() / count.max(1)).enumerate() {
+                fill(i, panel);
+                pair(panel, self.width, out);
+            }
+            return;
+        }
+        for (i, out) in self.out.chunks_exact_mut(size.max(1)).enumerate() {
+            fill(i, out);
+            if self.format == Format::Rounded {
+                out.iter_mut().for_each(|x| *x = rounded(*x));
+            }
+        }
+    }
+
+    /// Has all panels written at once, one after the other.
+    pub fn fill_all(&mut self, fill: impl FnOnce(&mut [f32])) {
+        let (count, size) = self.sizes();
+        if self.format == Format::F32 {
+            return fill(self.out);
+        }
+        let mut all = std::mem::take(self.unpacked);
+        fill(resized(&mut all, count * size));
+        // `fill_each` is to have a buffer of its own.
+        self.fill_each(|i, panel| panel.copy_from_slice(&all[i * size..][..size]));
+        *self.unpacked = all;
     }
 }
 
@@ -37,17 +86,9 @@ pub(crate) struct Deeper<P> {
 }
 
 impl<P: Pack> Pack for Deeper<P> {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, scratch: &mut Vec<f32>) {
         let depth = self.first + depth.start..self.first + depth.end;
-        self.factor.pack(isa, width, lines, depth, out, scratch);
+        self.factor.pack(isa, lines, depth, panels, scratch);
     }
 
     fn depth_step(&self) -> usize {
@@ -56,51 +97,12 @@ impl<P: Pack> Pack for Deeper<P> {
 }
 
 impl<P: Pack> Pack for &P {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Vec<f32>,
-    ) {
-        (**self).pack(isa, width, lines, depth, out, scratch);
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, scratch: &mut Vec<f32>) {
+        (**self).pack(isa, lines, depth, panels, scratch);
     }
 
     fn depth_step(&self) -> usize {
         (**self).depth_step()
-    }
-}
-
-/// Packs a block into the format of a micro-kernel; `out.len() == lines.len().div_ceil(width) * width *
-/// micro.words(depth.len())`.
-pub(crate) fn pack_for(
-    micro: &Micro,
-    factor: &impl Pack,
-    width: usize,
-    lines: Range<usize>,
-    depth: Range<usize>,
-    out: &mut [f32],
-    [scratch, unpacked]: [&mut Vec<f32>; 2],
-) {
-    if micro.format != Format::Pairs {
-        factor.pack(micro.isa, width, lines, depth, out, scratch);
-        if micro.format == Format::Rounded {
-            out.iter_mut().for_each(|x| *x = rounded(*x));
-        }
-        return;
-    }
-    // A few panels at a time: what was packed is still in the second cache when it is converted.
-    let at_once = (64 / width).max(1) * width;
-    let (steps, words) = (depth.len(), micro.words(depth.len()));
-    for (first, out) in lines.clone().step_by(at_once).zip(out.chunks_mut((at_once * words).max(1))) {
-        let lines = first..lines.end.min(first + at_once);
-        let panels = resized(unpacked, lines.len().next_multiple_of(width) * steps);
-        factor.pack(micro.isa, width, lines, depth.clone(), panels, scratch);
-        for (panel, out) in panels.chunks_exact(width * steps).zip(out.chunks_exact_mut(width * words)) {
-            pair(panel, width, out);
-        }
     }
 }
 
@@ -128,17 +130,10 @@ pub(crate) struct Strided<'a> {
 }
 
 impl Pack for Strided<'_> {
-    fn pack(
-        &self,
-        isa: Isa,
-        width: usize,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut [f32],
-        _: &mut Vec<f32>,
-    ) {
-        let steps = depth.len();
-        for (first, panel) in lines.clone().step_by(width).zip(out.chunks_exact_mut((width * steps).max(1))) {
+    fn pack(&self, isa: Isa, lines: Range<usize>, depth: Range<usize>, panels: &mut Panels, _: &mut Vec<f32>) {
+        let (width, steps) = (panels.width, depth.len());
+        panels.fill_each(|index, panel| {
+            let first = lines.start + index * width;
             let used = width.min(lines.end - first);
             let start = first * self.line_stride + depth.start * self.depth_stride;
             if self.line_stride == 1 {
@@ -162,7 +157,7 @@ impl Pack for Strided<'_> {
                     row[used..].fill(0.0);
                 }
             }
-        }
+        });
     }
 }
 
@@ -171,7 +166,7 @@ pub(crate) const MAX_WIDTH: usize = 32;
 
 /// `out[step * width + lane] = data[starts[lane] + step]` for `step < steps`; lanes without a start become zero.
 pub(crate) fn transpose(isa: Isa, data: &[f32], starts: &[usize], steps: usize, width: usize, out: &mut [f32]) {
-    assert!(starts.len() <= width && width <= MAX_WIDTH && out.len() >= width * steps);
+    assert!(starts.len() <= width && out.len() >= width * steps);
     assert!(starts.iter().all(|start| start + steps <= data.len()));
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
