@@ -74,9 +74,9 @@ pub struct ImageArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
 
-    /// Number of denoising steps
-    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 50, help_heading = "Sampling")]
-    pub steps: usize,
+    /// Number of denoising steps [default: the model's, else 50]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Sampling")]
+    pub steps: Option<usize>,
 
     /// How the noise is removed [default: the model's own]
     #[arg(long, value_name = "NAME", value_parser = names(Sampler::ALL.map(Sampler::name)), help_heading = "Sampling")]
@@ -87,8 +87,9 @@ pub struct ImageArgs {
     pub schedule: Option<String>,
 
     /// How strongly the prompt steers; 1 means not at all beyond the model's own reading, at half the work
-    #[arg(long, value_name = "SCALE", default_value_t = 7.5, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub guidance: f64,
+    /// [default: the model's, else 7.5]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub guidance: Option<f64>,
 
     /// How far to undo the overexposure that strong guidance causes, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -151,7 +152,7 @@ pub struct ImageArgs {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A diffusers folder, or a single .safetensors or .ckpt file [default: a built-in untrained model]
+    /// A diffusers folder, or a single .safetensors or .ckpt file [default: the model that comes with Conjure]
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 

@@ -4,7 +4,9 @@ use crate::args::{ImageArgs, MachineArgs, ModelArgs, StripArg};
 use crate::output::{self, Targets};
 use crate::progress::Progress;
 use crate::{cache, interrupt, preview, report};
-use conjure::generate::image::{self, Adapters, Control, Event, Generation, ImageRequest, Pipeline, Strip};
+use conjure::generate::image::{
+    self, Adapters, Control, Event, Generation, ImageRequest, Pipeline, Recommended, Strip,
+};
 use conjure::image_file;
 use conjure::tokens::clip_vocabulary;
 use conjure::{Error, Result};
@@ -16,7 +18,9 @@ use std::time::Instant;
 pub fn run(args: ImageArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let seed = args.seed.unwrap_or_else(image::random_seed);
-    let request = request(&args, seed)?;
+    let folder = args.model.model.clone().or_else(|| image::shipped(image::DEFAULT_MODEL));
+    let recommended = folder.as_deref().map(Recommended::read).transpose()?.unwrap_or_default();
+    let request = request(&args, seed, &recommended)?;
     request.validate()?;
     let adapters = Adapters { loras: args.loras.clone(), embeddings: args.embeddings.clone() };
     adapters.validate()?;
@@ -39,14 +43,15 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(args: &ImageArgs, seed: u64) -> Result<ImageRequest> {
+fn request(args: &ImageArgs, seed: u64, recommended: &Recommended) -> Result<ImageRequest> {
+    let usual = ImageRequest::default();
     Ok(ImageRequest {
         prompt: args.prompt.clone(),
         negative: args.negative.clone(),
-        steps: args.steps,
+        steps: args.steps.or(recommended.num_inference_steps).unwrap_or(usual.steps),
         sampler: args.sampler.as_deref().map(str::parse).transpose()?,
         schedule: args.schedule.as_deref().map(str::parse).transpose()?,
-        guidance: args.guidance,
+        guidance: args.guidance.or(recommended.guidance_scale).unwrap_or(usual.guidance),
         guidance_rescale: args.guidance_rescale,
         eta: args.eta,
         clip_skip: args.clip_skip,
@@ -73,7 +78,8 @@ pub fn set_threads(machine: &MachineArgs) -> Result<()> {
     machine.threads.map_or(Ok(()), conjure::set_threads)
 }
 
-/// Opens the model that is asked for, or makes the built-in one and says what that is.
+/// Opens the model that is asked for, else the one that comes with Conjure, else makes the built-in one and says what that
+/// is.
 pub fn open(model: &ModelArgs) -> Result<Pipeline> {
     match &model.model {
         Some(path) => Pipeline::open(path, tokenizer(path, model.tokenizer.as_deref())?.as_deref()),
@@ -81,7 +87,12 @@ pub fn open(model: &ModelArgs) -> Result<Pipeline> {
             if model.tokenizer.is_some() {
                 return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
             }
-            report::note("no --model given: using the built-in untrained model; its pictures are noise");
+            if image::shipped(image::DEFAULT_MODEL).is_some() {
+                return Pipeline::shipped(image::DEFAULT_MODEL);
+            }
+            report::note(
+                "no --model given, and no folder models/ found: using the built-in untrained model; its pictures are noise",
+            );
             report::note(
                 "  --model takes a diffusers folder or a single-file checkpoint of Stable Diffusion 1, 2 or XL",
             );

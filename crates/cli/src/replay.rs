@@ -2,7 +2,7 @@
 
 use crate::args::{ModelArgs, ReplayArgs};
 use crate::{image, output, report};
-use conjure::generate::image::{Adapters, BUILT_IN, Difference, ImageRequest, Pipeline};
+use conjure::generate::image::{Adapters, BUILT_IN, Difference, ImageRequest, Pipeline, SHIPPED};
 use conjure::image_file::{self, Picture, Recipe};
 use conjure::{Error, Result};
 use serde_json::json;
@@ -58,6 +58,9 @@ pub fn run(args: ReplayArgs) -> Result<ExitCode> {
 fn open(model: &ModelArgs, recipe: &Recipe) -> Result<Pipeline> {
     if model.model.is_none() && recipe.model.path == BUILT_IN {
         return Pipeline::tiny(0);
+    }
+    if let (None, Some(name)) = (&model.model, recipe.model.path.strip_prefix(SHIPPED)) {
+        return Pipeline::shipped(name);
     }
     let path = model.model.clone().unwrap_or_else(|| PathBuf::from(&recipe.model.path));
     if !path.exists() {

@@ -16,6 +16,7 @@ pub(crate) mod pixels;
 mod recipe;
 mod replay;
 mod request;
+mod shipped;
 mod start;
 mod strip;
 mod tiny;
@@ -28,6 +29,7 @@ pub use open::BUILT_IN;
 pub use pipeline::{Control, Event, Generation, Output, Pipeline};
 pub use replay::Difference;
 pub use request::{ImageRequest, MAX_BATCH, MAX_PROMPT, MAX_SIDE, MAX_STEPS, STRIP_STEPS, Strip};
+pub use shipped::{DEFAULT_MODEL, Recommended, SHIPPED, shipped};
 pub use tiny::save_tiny;
 
 use std::hash::{BuildHasher as _, RandomState};

@@ -2,6 +2,7 @@
 
 use super::adapters::Recorded;
 use super::pipeline::Pipeline;
+use super::shipped::{SHIPPED, shipped};
 use super::tiny;
 use super::words::Tokenizers;
 use crate::digest::model_digest;
@@ -79,6 +80,18 @@ impl Pipeline {
             digest: OnceLock::new(),
             adapters: Recorded::default(),
         })
+    }
+
+    /// Opens a model that came with Conjure. Pictures remember it by name, so that they can be made again elsewhere.
+    ///
+    /// # Errors
+    /// There is no model of this name; those of [`Pipeline::open`].
+    pub fn shipped(name: &str) -> Result<Self> {
+        let folder = shipped(name).ok_or_else(|| {
+            Error::request(format!("the model {name} that comes with conjure is not there"))
+                .with_help("keep the folder models/ beside the program, or set CONJURE_MODELS to where it is")
+        })?;
+        Ok(Self { path: format!("{SHIPPED}{name}"), ..Self::open(&folder, None)? })
     }
 
     /// The built-in model: the real architecture at its smallest, with random weights. Its pictures are noise.

@@ -1,0 +1,83 @@
+//! Models that come with Conjure, and the settings that a model's makers recommend.
+
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The model that is used when none is named.
+pub const DEFAULT_MODEL: &str = "emoji";
+/// What a recipe calls the place of a model that came with Conjure: this and its name.
+pub const SHIPPED: &str = "shipped:";
+/// How far above the program its models are looked for: a program in `target/release` finds those of its source tree.
+const LEVELS: usize = 4;
+
+/// The folder of a model that came with Conjure: in the folder that the environment variable `CONJURE_MODELS` names, in
+/// `models` beside the program or up to three folders above it, or in `models` of the current folder.
+pub fn shipped(name: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("CONJURE_MODELS").map(PathBuf::from);
+    let program = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
+    let beside =
+        program.iter().flat_map(|path| path.ancestors().skip(1).take(LEVELS)).map(|folder| folder.join("models"));
+    named
+        .into_iter()
+        .chain(beside)
+        .chain([PathBuf::from("models")])
+        .map(|folder| folder.join(name))
+        .find(|folder| folder.join("model_index.json").is_file())
+}
+
+/// What a model's folder recommends in `generation_config.json`; entries that it leaves out are none.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Recommended {
+    /// Denoising steps.
+    pub num_inference_steps: Option<usize>,
+    /// Scale of classifier-free guidance.
+    pub guidance_scale: Option<f64>,
+}
+
+impl Recommended {
+    /// Larger files are no such config.
+    const MAX_BYTES: u64 = 1 << 20;
+
+    /// What the folder recommends: nothing where there is no such file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not JSON of the right types.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("generation_config.json");
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let size = path.metadata().map_err(|e| Error::io(&path, e))?.len();
+        if size > Self::MAX_BYTES {
+            return Err(Error::file(&path, format!("has {size} bytes, which no config has")));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("cannot be read: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recommendations_are_read_and_may_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Recommended::read(folder.path()).unwrap(), Recommended::default());
+        let path = folder.path().join("generation_config.json");
+        std::fs::write(&path, r#"{ "num_inference_steps": 20, "guidance_scale": 3.5, "other": 1 }"#).unwrap();
+        let read = Recommended::read(folder.path()).unwrap();
+        assert_eq!(read, Recommended { num_inference_steps: Some(20), guidance_scale: Some(3.5) });
+        std::fs::write(&path, r#"{ "num_inference_steps": "many" }"#).unwrap();
+        let error = Recommended::read(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("generation_config.json: cannot be read"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_not_found() {
+        assert_eq!(shipped("no-model-of-this-name"), None);
+    }
+}
