@@ -5,6 +5,7 @@
 //! | [`ops`] | which differentiable operations are there, fast on a CPU and plain everywhere? |
 //! | [`blocks`] | which layers do models share? |
 //! | [`optim`] | how do parameters follow their gradients? |
+//! | [`recompute`] | how is memory saved in training? |
 //! | [`sampling`] | how does noise become a sample? |
 //! | [`weights`] | where do a model's parameters come from, and do they fit? |
 //! | [`rng`] | where does every random number come from? |
@@ -18,6 +19,7 @@ pub mod error;
 pub mod ops;
 pub mod optim;
 pub mod probe;
+pub mod recompute;
 pub mod rng;
 pub mod sampling;
 pub mod weights;

@@ -211,6 +211,17 @@ fn events_are_lines_of_json() {
 }
 
 #[test]
+fn recomputing_activations_changes_nothing_but_memory() {
+    let desk = desk();
+    let weights = |recompute: &str| {
+        let args = ["train", "tiny.toml", "--out", recompute, "--set", "steps=6", "--set", recompute];
+        desk.conjure(&args).succeeded();
+        fs::read(desk.path(recompute).join("export/diffusion_pytorch_model.safetensors")).unwrap()
+    };
+    assert!(weights("recompute=true") == weights("recompute=false"));
+}
+
+#[test]
 fn a_run_that_explodes_names_the_pictures_it_saw() {
     let desk = desk();
     let args = ["train", "tiny.toml", "--out", "run", "--set", "optimizer.learning_rate=1e30"];

@@ -24,7 +24,7 @@ pub struct Recipe {
     #[serde(default = "one")]
     pub accumulate: usize,
     /// Keep fewer activations for the backward pass, and compute them again there: less memory, the same gradients, about a
-    /// third more work. Only some objectives can.
+    /// third more work. See [`conjure_core::recompute`].
     #[serde(default)]
     pub recompute: bool,
     /// Precision of products; sums and everything stored are f32 in any case.

@@ -11,7 +11,7 @@ use super::state::{self, Record, Trainee};
 use crate::image_file::{write_atomically, write_png};
 use crate::{Error, Result};
 use conjure_core::optim::sum_of_squares;
-use conjure_core::{DType, Tensor, precision as products};
+use conjure_core::{DType, Tensor, precision as products, recompute};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -156,7 +156,8 @@ impl Training {
     /// One update of every network.
     fn update(&mut self) -> Result<()> {
         let began = Instant::now();
-        let gathered = with_precision(self.recipe.precision, || self.gather());
+        let gathered =
+            recompute::with(self.recipe.recompute, || with_precision(self.recipe.precision, || self.gather()));
         let Gathered { gradients, losses, figures, examples } = self.saved_at_failure(gathered)?;
         let parts = self.recipe.accumulate as f64;
         let mut norms = Vec::new();
@@ -218,7 +219,7 @@ impl Training {
                 };
                 let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?) / accumulate as f64;
                 *gathered.losses[place].get_or_insert(0.0) += value;
-                let mut store = loss.backward()?;
+                let mut store = recompute::backward(&loss)?;
                 for (name, variable) in &trainee.network.variables {
                     let Some(gradient) = store.remove(variable.as_tensor()) else { continue };
                     // Detached, or it would keep everything alive that it was computed from.

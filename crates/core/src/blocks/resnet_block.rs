@@ -4,7 +4,7 @@
 use super::{Conv2d, GroupNorm, Linear};
 use crate::ops::{self, Conv2dSpec};
 use crate::weights::Params;
-use crate::{D, Error, Result, Tensor};
+use crate::{D, Error, Result, Tensor, recompute};
 
 /// How the time embedding enters the block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +114,17 @@ impl ResnetBlock {
     /// # Errors
     /// A time embedding that is missing, or that a block without time cannot take.
     pub fn forward(&self, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
+        if !recompute::active() {
+            return self.compute(&recompute::entry(x)?, temb);
+        }
+        let block = self.clone();
+        match temb {
+            Some(temb) => recompute::segment(&[x, temb], move |inputs| block.compute(&inputs[0], Some(&inputs[1]))),
+            None => recompute::segment(&[x], move |inputs| block.compute(&inputs[0], None)),
+        }
+    }
+
+    fn compute(&self, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
         let time = match (&self.time_emb_proj, temb) {
             (Some(project), Some(temb)) => {
                 let time = project.forward(&ops::silu(temb)?)?; // (batch or 1, projected)

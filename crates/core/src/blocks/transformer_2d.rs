@@ -3,9 +3,9 @@
 
 use super::{Attention, AttentionConfig, Conv2d, GroupNorm, LayerNorm, Linear};
 use crate::ops::{self, Conv2dSpec};
-use crate::probe::Probe;
+use crate::probe::{NoProbe, Probe};
 use crate::weights::Params;
-use crate::{Result, Tensor};
+use crate::{Result, Tensor, recompute};
 
 /// The feed-forward layer with GEGLU (Shazeer 2020): `net.0.proj`, `net.2`. (`net.1` is dropout.)
 #[derive(Clone, Debug)]
@@ -98,6 +98,15 @@ impl BasicTransformerBlock {
         mask: Option<&Tensor>,
         probe: &mut dyn Probe,
     ) -> Result<Tensor> {
+        if !recompute::active() {
+            return self.compute(&recompute::entry(x)?, context, mask, probe);
+        }
+        let block = self.clone();
+        let inputs: Vec<&Tensor> = [Some(x), Some(context), mask].into_iter().flatten().collect();
+        recompute::segment(&inputs, move |inputs| block.compute(&inputs[0], &inputs[1], inputs.get(2), &mut NoProbe))
+    }
+
+    fn compute(&self, x: &Tensor, context: &Tensor, mask: Option<&Tensor>, probe: &mut dyn Probe) -> Result<Tensor> {
         let own_context = self.only_cross_attention.then_some(context);
         let x = ops::add(x, &self.attn1.forward(&self.norm1.forward(x)?, own_context, None, probe)?)?;
         let x = ops::add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, Some(context), mask, probe)?)?;

@@ -7,6 +7,7 @@ mod cross_entropy;
 mod fuzz_bodies;
 mod ops;
 mod products;
+mod recompute;
 mod resize;
 mod safetensors;
 mod sampling;
