@@ -436,6 +436,35 @@ mod tests {
         assert_eq!(average.state().unwrap()["p"].to_vec2::<f32>().unwrap(), random("p", 64).to_vec2::<f32>().unwrap());
     }
 
+    /// Parameters in f64 take the way of those on a device: moments as tensors, the twin, state out and back.
+    #[test]
+    fn the_way_of_other_devices_agrees_with_the_kernel() {
+        let run = |dtype: DType| {
+            let var = Var::from_tensor(&random("p", 64).to_dtype(dtype).unwrap()).unwrap();
+            let variables = BTreeMap::from([("p".to_owned(), var.clone())]);
+            let mut adamw = AdamW::new(variables.clone(), AdamWConfig::default()).unwrap();
+            let mut average = WeightAverage::new(variables.clone(), 0.9).unwrap();
+            for step in 0..6 {
+                if step == 3 {
+                    let (state, averages, steps) = (adamw.state().unwrap(), average.state().unwrap(), adamw.steps());
+                    adamw = AdamW::new(variables.clone(), AdamWConfig::default()).unwrap();
+                    adamw.restore(steps, &mut |name| Ok(state[name].clone())).unwrap();
+                    average.restore(&mut |name| Ok(averages[name].clone())).unwrap();
+                }
+                let gradient = random(&format!("g{step}"), 64).to_dtype(dtype).unwrap();
+                adamw.step(&BTreeMap::from([("p".to_owned(), gradient)]), 0.01, 0.5).unwrap();
+                average.update(adamw.steps()).unwrap();
+            }
+            let weights = var.as_detached_tensor().copy().unwrap();
+            average.swap().unwrap();
+            [weights, var.as_detached_tensor()].map(|t| t.to_dtype(DType::F64).unwrap())
+        };
+        for (kernel, twin) in run(DType::F32).iter().zip(&run(DType::F64)) {
+            let worst = (kernel - twin).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(worst < 1e-6, "{worst}");
+        }
+    }
+
     #[test]
     fn squares_are_summed() {
         let x = Tensor::new(&[[1f32, 2.0], [-3.0, 0.5]], &Device::Cpu).unwrap();

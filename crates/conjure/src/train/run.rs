@@ -299,6 +299,9 @@ impl Training {
         let step = self.record.step;
         listener.tell(Event::Stage("looking at held-out data".into()));
         let figures = self.with_averages(|objective| objective.validate())?;
+        if figures.is_empty() && self.recipe.checkpoint.best.is_none() {
+            return Ok(()); // nothing is held out
+        }
         let logged = self.metrics.add(&json!({ "step": step, "validation": object(&figures) }));
         listener.survive(logged.map(|()| None));
         let best = self.best(&figures)?;
