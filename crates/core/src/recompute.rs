@@ -91,9 +91,11 @@ pub(crate) fn entry(x: &Tensor) -> Result<Tensor> {
     if x.track_op() && x.is_contiguous() { Ok(x.reshape(x.shape())?) } else { Ok(x.clone()) }
 }
 
+type Compute = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
+
 /// A segment's place in the graph.
 struct Again {
-    compute: Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>,
+    compute: Compute,
     /// The output, until it is in the graph.
     value: Mutex<Option<Tensor>>,
 }
