@@ -74,6 +74,10 @@ pub struct ImageArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
 
+    /// Make the finished picture 2 or 4 times as wide and high, with a super-resolution network
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Picture")]
+    pub upscale: Option<usize>,
+
     /// Number of denoising steps [default: the model's, else 50]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Sampling")]
     pub steps: Option<usize>,

@@ -70,6 +70,8 @@ fn request(args: &ImageArgs, seed: u64, recommended: &Recommended) -> Result<Ima
         }),
         preview: args.preview && preview::possible(),
         tiled: args.tiled,
+        upscale: args.upscale,
+        upscaler: None,
     })
 }
 

@@ -58,7 +58,8 @@ impl Lora {
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let Settings { rank, alpha, layers, text_layers, base } = recipe.own()?;
         let alpha = alpha.unwrap_or(rank as f64);
-        if !(1..=4096).contains(&rank) || !(alpha.is_finite() && alpha > 0.0) {
+        let usable = (1..=4096).contains(&rank) && alpha.is_finite() && alpha > 0.0;
+        if !usable {
             return Err(Error::request(format!("rank {rank} with alpha {alpha} makes no adapter"))
                 .with_help("4 to 32 are usual ranks; alpha is over 0"));
         }

@@ -20,6 +20,7 @@ mod shipped;
 mod start;
 mod strip;
 mod tiny;
+mod upscale;
 pub(crate) mod words;
 
 pub use adapters::{Adapters, LoraFile};
@@ -31,6 +32,7 @@ pub use replay::Difference;
 pub use request::{ImageRequest, MAX_BATCH, MAX_PROMPT, MAX_SIDE, MAX_STEPS, STRIP_STEPS, Strip};
 pub use shipped::{DEFAULT_MODEL, Recommended, SHIPPED, shipped};
 pub use tiny::save_tiny;
+pub use upscale::{FACTORS, Upscaler};
 
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -5,6 +5,7 @@ use super::inputs::Inputs;
 use super::job::Job;
 use super::request::{ImageRequest, STRIP_STEPS, Strip};
 use super::strip::{self, Captured};
+use super::upscale::Upscaler;
 use super::words::{self, Tokenizers};
 use super::{memory, pixels, random_seed};
 use crate::image_file::{Picture, Recipe};
@@ -97,6 +98,13 @@ impl Pipeline {
     fn work(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
         request.validate()?;
         self.check(request)?;
+        let upscaler = request.upscale.map(|_| Upscaler::shipped()).transpose()?;
+        if let (Some(upscaler), Some(wanted)) = (&upscaler, &request.upscaler)
+            && upscaler.digest() != wanted
+        {
+            return Err(Error::request("the picture was made larger by another network than the one that is there")
+                .with_help(format!("it needs the super-resolution network with the digest {wanted}")));
+        }
         let seed = request.seed.unwrap_or_else(random_seed);
 
         // 1. What the request names: files, and the model's own choices where it names nothing.
@@ -112,7 +120,7 @@ impl Pipeline {
         let words = words::embed(&self.model, &self.tokenizers, request, self.guided(&guidance))?;
         let job = Job { pipeline: self, request, inputs: &inputs, seed, words, guidance };
         // Reads the request's files and the model's: now, for they may be gone or changed when the run is done.
-        let recipe = job.recipe(&plan)?;
+        let recipe = job.recipe(&plan, upscaler.as_ref().map(Upscaler::digest))?;
 
         // 3. Separate shorter runs, if a strip of these is wanted.
         let mut captured = Vec::new();
@@ -139,7 +147,11 @@ impl Pipeline {
         tell(on_event, Event::Stage("decoding"))?;
         let mut outputs = Vec::new();
         for index in 0..request.batch {
-            let picture = self.decode(&latents.narrow(0, index, 1)?, request.tiled)?;
+            let mut picture = self.decode(&latents.narrow(0, index, 1)?, request.tiled)?;
+            if let (Some(upscaler), Some(factor)) = (&upscaler, request.upscale) {
+                tell(on_event, Event::Stage("making the picture larger"))?;
+                picture = upscaler.enlarge(&picture, factor)?;
+            }
             outputs.push(Output { picture, recipe: Recipe { index, ..recipe.clone() } });
         }
         let strip = match request.strip {

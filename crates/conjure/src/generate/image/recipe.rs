@@ -13,12 +13,16 @@ use std::path::{Path, PathBuf};
 impl Job<'_> {
     /// How to make the first picture of this job's batch again; the others differ in their `index`. Everything that was left to the model or to chance is
     /// named, so that neither a changed default nor a changed config changes the picture.
-    pub fn recipe(&self, plan: &Plan) -> Result<Recipe> {
+    pub fn recipe(&self, plan: &Plan, upscaler: Option<&str>) -> Result<Recipe> {
         let request = self.request;
         let mut settings = Map::new();
         settings.insert("eta".into(), json!(request.eta));
         settings.insert("clip-skip".into(), json!(request.clip_skip));
         settings.insert("tiled".into(), json!(request.tiled));
+        if let (Some(factor), Some(digest)) = (request.upscale, upscaler) {
+            settings.insert("upscale".into(), json!(factor));
+            settings.insert("upscaler".into(), json!(digest));
+        }
         Ok(Recipe {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -87,6 +91,8 @@ impl ImageRequest {
                 ("eta", _, Some(eta), _) => request.eta = eta,
                 ("clip-skip", _, _, Some(layers)) => request.clip_skip = layers as usize,
                 ("tiled", Value::Bool(tiled), ..) => request.tiled = *tiled,
+                ("upscale", _, _, Some(factor)) => request.upscale = Some(factor as usize),
+                ("upscaler", Value::String(digest), ..) => request.upscaler = Some(digest.clone()),
                 _ => {
                     let message =
                         format!("the recipe has the setting {name} = {value}, which this version does not know");

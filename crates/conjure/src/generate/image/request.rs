@@ -1,5 +1,6 @@
 //! What can be asked of the pipeline, and what is refused before work begins.
 
+use super::upscale::FACTORS;
 use conjure_core::rng::Mode;
 use conjure_core::sampling::{Guidance, Sampler, Schedule};
 use conjure_core::{Error, Result};
@@ -63,6 +64,10 @@ pub struct ImageRequest {
     pub preview: bool,
     /// Encode and decode pictures in overlapping tiles.
     pub tiled: bool,
+    /// Make the finished pictures so many times wider and higher, one of [`super::FACTORS`].
+    pub upscale: Option<usize>,
+    /// Digest that the network for that must have; `None` takes the one there is.
+    pub upscaler: Option<String>,
 }
 
 /// Which pictures a strip is made of.
@@ -98,6 +103,8 @@ impl Default for ImageRequest {
             strip: None,
             preview: false,
             tiled: false,
+            upscale: None,
+            upscaler: None,
         }
     }
 }
@@ -115,6 +122,10 @@ impl ImageRequest {
         check_side("width", self.width)?;
         check_side("height", self.height)?;
         Guidance::new(self.guidance, self.guidance_rescale)?;
+        if let Some(factor) = self.upscale.filter(|factor| !FACTORS.contains(factor)) {
+            return Err(Error::request(format!("pictures cannot be made {factor} times larger"))
+                .with_help("--upscale takes 2 or 4"));
+        }
         if let Some(strength) = self.strength {
             if self.init.is_none() {
                 return Err(Error::request("a strength needs a start picture").with_help("add --init IMAGE"));

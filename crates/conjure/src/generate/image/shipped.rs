@@ -23,7 +23,7 @@ pub fn shipped(name: &str) -> Option<PathBuf> {
         .chain(beside)
         .chain([PathBuf::from("models")])
         .map(|folder| folder.join(name))
-        .find(|folder| folder.join("model_index.json").is_file())
+        .find(|folder| ["model_index.json", "config.json"].iter().any(|file| folder.join(file).is_file()))
 }
 
 /// What a model's folder recommends in `generation_config.json`; entries that it leaves out are none.
