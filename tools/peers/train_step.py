@@ -1,23 +1,26 @@
 """Training steps (forward, loss, backward, AdamW), Conjure beside PyTorch eager in f32, in turn in one run.
 
     cargo build --release -p conjure-models --example train_step
-    python tools/peers/train_step.py [--threads N] [--rounds 3] [--models autoencoder,unet,transformer] [--bf16]
+    python tools/peers/train_step.py [--threads N] [--rounds 3] [--models autoencoder,unet,transformer] [--bf16] [--cpu]
 
 Each program runs alone, in a process of its own, so that peak memory is its own; the median step of the last two thirds of
-all steps counts. `--bf16` rounds the factors of products to bf16: PyTorch by autocast, Conjure in its own kernels. Prints
-rows for BENCHMARKS.md.
+all steps counts. `--bf16` rounds the factors of products to bf16: PyTorch by autocast, Conjure in its own kernels. `--cpu`
+counts the seconds that a step computes and not those that it takes: for a machine that does other work, with one thread
+(waiting threads of PyTorch compute as well). Prints rows for BENCHMARKS.md.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH = {"autoencoder": 16, "unet": 32, "transformer": 8}
+STEPS = "steps"  # stands for their number in a command
 
 TORCH = """
 import json, resource, sys, time, torch, diffusers, transformers
@@ -78,6 +81,20 @@ def run(command, threads):
     return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
+def computed(command, threads, steps):
+    """Seconds that the processors compute for a step: a long run less a short one, of two steps."""
+
+    def seconds(steps):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = run([str(steps) if word is STEPS else word for word in command], threads)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, result
+
+    short, _ = seconds(2)
+    long, result = seconds(steps)
+    return result | {"seconds": [(long - short) / (steps - 2)] * steps}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -85,9 +102,10 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
     for model in args.models.split(","):
-        numbers = [str(n) for n in (args.threads, BATCH[model], args.steps)]
+        numbers = [str(args.threads), str(BATCH[model]), STEPS]
         commands = {
             "conjure": [str(ROOT / "target/release/examples/train_step"), "--model", model, "--threads", numbers[0],
                         "--batch", numbers[1], "--steps", numbers[2], "--bf16", str(int(args.bf16))],
@@ -96,12 +114,17 @@ def main():
         results = {name: [] for name in commands}
         for _ in range(args.rounds):
             for name, command in commands.items():
-                results[name].append(run(command, args.threads))
+                if args.cpu:
+                    results[name].append(computed(command, args.threads, args.steps))
+                else:
+                    results[name].append(run([str(args.steps) if w is STEPS else w for w in command], args.threads))
                 print(name, results[name][-1], file=sys.stderr)
-        step = {name: statistics.median(s for r in rs for s in r["seconds"][args.steps // 3 :]) for name, rs in results.items()}
+        step = {
+            name: statistics.median(s for r in rs for s in r["seconds"][args.steps // 3 :]) for name, rs in results.items()
+        }
         peak = {name: max(r["peak_rss"] for r in rs) / 2**20 for name, rs in results.items()}
         print(
-            f"| {model}, batch {BATCH[model]}, {args.threads} threads{', bf16 products' if args.bf16 else ''} "
+            f"| {model}, batch {BATCH[model]}, {args.threads} threads{', bf16' if args.bf16 else ''}{', CPU time' if args.cpu else ''} "
             f"| {step['conjure']:.3f} s | {step['torch']:.3f} s | {step['torch'] / step['conjure']:.2f} "
             f"| {peak['conjure']:.0f} MiB | {peak['torch']:.0f} MiB | {peak['conjure'] / peak['torch']:.2f} |",
             flush=True,
