@@ -150,6 +150,11 @@ impl FineTuning {
         self.pictures.split(Split::Train).len()
     }
 
+    /// Files that were left out.
+    pub fn warnings(&self) -> Vec<String> {
+        self.pictures.warnings()
+    }
+
     /// Digest of the pictures and of the model beside which is trained.
     pub fn data_digest(&self) -> String {
         self.digest.clone()

@@ -9,6 +9,7 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Split, caption::Caption};
+use crate::digest::{hex, model_digest};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
 use crate::tokens::ClipTokenizer;
@@ -23,6 +24,7 @@ use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Pictures that are encoded or decoded at once.
@@ -95,6 +97,7 @@ pub struct LatentDiffusion {
     train: Latents,
     held_out: Vec<usize>,
     held_out_latents: Option<Latents>,
+    digest: String,
 }
 
 impl LatentDiffusion {
@@ -145,6 +148,12 @@ impl LatentDiffusion {
         let count = all.len().min(VALIDATION);
         let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
         let held_out_latents = latents(&autoencoder, &pictures, &held_out)?;
+        let digest = digest(&[
+            pictures.digest(),
+            &model_digest(&settings.autoencoder)?,
+            &model_digest(&text_folder)?,
+            &model_digest(&settings.text.join("tokenizer"))?,
+        ]);
         Ok(Self {
             settings,
             scheduler,
@@ -159,6 +168,7 @@ impl LatentDiffusion {
             train,
             held_out,
             held_out_latents,
+            digest,
         })
     }
 
@@ -202,6 +212,11 @@ impl LatentDiffusion {
     }
 }
 
+/// One digest of several.
+fn digest(parts: &[&str]) -> String {
+    hex(&Sha256::digest(parts.join(" ")))
+}
+
 fn read_config(folder: &Path) -> Result<String> {
     let path = folder.join("config.json");
     std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
@@ -234,8 +249,13 @@ impl Objective for LatentDiffusion {
         self.pictures.split(Split::Train).len()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.pictures.warnings()
+    }
+
+    /// Of pictures, autoencoder, text encoder and tokenizer: each of them makes another training set.
     fn data_digest(&self) -> String {
-        self.pictures.digest().to_owned()
+        self.digest.clone()
     }
 
     fn describe(&self, index: usize) -> String {

@@ -124,6 +124,10 @@ impl Objective for Lora {
         self.tuning.examples()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.tuning.warnings()
+    }
+
     fn data_digest(&self) -> String {
         self.tuning.data_digest()
     }

@@ -98,6 +98,11 @@ pub trait Objective {
     /// A tensor operation fails.
     fn losses(&mut self, batch: &Batch) -> Result<Losses>;
 
+    /// What the user should know before the run, such as files that were left out.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What example `index` is, for messages about it.
     fn describe(&self, index: usize) -> String {
         format!("example {index}")

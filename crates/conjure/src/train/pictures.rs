@@ -1,7 +1,7 @@
 //! The pictures that a recipe asks for, in memory at the size that is trained on.
 
 use super::recipe;
-use crate::data::{Dataset, Record, Selection, Split, shapes};
+use crate::data::{Dataset, Record, Selection, Skipped, Split, shapes};
 use crate::image_file::Picture;
 use crate::{Error, Result};
 use conjure_core::{Device, Tensor};
@@ -16,6 +16,7 @@ pub struct Pictures {
     size: usize,
     rgb: BTreeMap<usize, Vec<u8>>,
     splits: [Vec<usize>; 3],
+    skipped: Skipped,
 }
 
 impl Pictures {
@@ -28,9 +29,14 @@ impl Pictures {
             return Err(Error::request(format!("data.size is {}, not 1 to 4096 pixels", data.size))
                 .with_help("for example data.size = 64"));
         }
+        let mut skipped = Skipped::default();
         let dataset = match (&data.file, &data.folder, data.shapes) {
             (Some(file), None, None) => Dataset::open(file)?,
-            (None, Some(folder), None) => Dataset::folder(folder, data.strict)?.0,
+            (None, Some(folder), None) => {
+                let (dataset, left_out) = Dataset::folder(folder, data.strict)?;
+                skipped = left_out;
+                dataset
+            }
             (None, None, Some(count)) => shapes::dataset(count, seed, data.size)?,
             (None, None, None) => {
                 return Err(Error::request("the recipe names no pictures")
@@ -57,7 +63,7 @@ impl Pictures {
             .flatten()
             .map(|&i| Ok((i, dataset.rgb(i, data.size)?.rgb)))
             .collect::<Result<BTreeMap<_, _>>>()?;
-        Ok(Self { dataset, size: data.size, rgb, splits })
+        Ok(Self { dataset, size: data.size, rgb, splits, skipped })
     }
 
     /// Side in pixels.
@@ -104,6 +110,18 @@ impl Pictures {
     pub fn tensor(&self, indices: &[usize], device: &Device) -> Result<Tensor> {
         let pictures: Vec<&[u8]> = indices.iter().map(|&i| self.rgb(i)).collect();
         to_tensor(&pictures, self.size, device)
+    }
+
+    /// The files that were left out, for the user.
+    pub fn warnings(&self) -> Vec<String> {
+        const NAMED: usize = 5;
+        let files = &self.skipped.files;
+        let mut lines: Vec<String> =
+            files.iter().take(NAMED).map(|(file, reason)| format!("left out {}: {reason}", file.display())).collect();
+        if files.len() > NAMED {
+            lines.push(format!("left out {} files in all; conjure data folder names each", files.len()));
+        }
+        lines
     }
 
     /// How messages name picture `i`.

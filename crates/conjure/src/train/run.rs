@@ -82,6 +82,9 @@ impl Training {
     /// step, batch and state saved; the objective fails, with the state saved.
     pub fn run(&mut self, on_event: &mut dyn FnMut(Event) -> Control) -> Result<()> {
         let mut listener = Listener::new(on_event);
+        for warning in self.objective.warnings() {
+            listener.tell(Event::Warning(warning));
+        }
         loop {
             if !self.record.open {
                 if self.record.step == self.recipe.steps {

@@ -141,6 +141,10 @@ impl Objective for Enlarger {
         self.pictures.split(Split::Train).len()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.pictures.warnings()
+    }
+
     fn data_digest(&self) -> String {
         self.pictures.digest().to_owned()
     }

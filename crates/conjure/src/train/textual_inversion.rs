@@ -141,6 +141,10 @@ impl Objective for TextualInversion {
         self.tuning.examples()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.tuning.warnings()
+    }
+
     fn data_digest(&self) -> String {
         self.tuning.data_digest()
     }
