@@ -191,3 +191,16 @@ fn a_preview_is_shown_in_a_terminal_that_answers_no_questions() {
     assert!(shown.contains('▄'), "no half blocks in {shown}");
     assert!(desk.files().contains(&"x.png".to_owned()));
 }
+
+#[test]
+fn a_finished_picture_is_made_larger_and_made_again() {
+    let desk = Desk::new();
+    let small = ["image", "x", "--seed", "5", "--steps", "1"];
+    for (name, factor, size) in [("two.png", "2", (128, 128)), ("four.png", "4", (256, 256))] {
+        desk.conjure(&[&small[..], &["--upscale", factor, "-o", name]].concat()).succeeded();
+        assert_eq!(png_size(&std::fs::read(desk.path(name)).unwrap()), size);
+        assert_eq!(desk.conjure(&["replay", name]).succeeded().stdout, "identical\n");
+    }
+    desk.conjure(&[&small[..], &["--upscale", "3", "-o", "three.png"]].concat()).failed(2, &["3 times", "2 or 4"]);
+    assert_eq!(desk.files(), ["four.png", "two.png"]);
+}
