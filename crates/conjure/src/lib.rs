@@ -5,6 +5,7 @@ pub mod digest;
 pub mod evaluate;
 pub mod generate;
 pub mod image_file;
+mod model_folder;
 pub mod registry;
 mod threads;
 pub mod tokens;

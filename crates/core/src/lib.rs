@@ -26,4 +26,5 @@ pub mod weights;
 
 pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
 pub use conjure_kernels::precision;
+pub use conjure_kernels::threads::Shares;
 pub use error::{Error, Result};

@@ -82,9 +82,19 @@ pub struct Caption {
 impl Caption {
     /// A caption of the picture, in a language at random. One caption takes the same number of draws whatever it becomes.
     pub fn draw(record: &Record, generator: &mut dyn Generator) -> Self {
+        Self::draw_among(record, &[], generator)
+    }
+
+    /// As [`Caption::draw`], in one of `languages`; in any that the picture has if those are empty or it has none of them.
+    pub fn draw_among(record: &Record, languages: &[String], generator: &mut dyn Generator) -> Self {
         let draw = f64::from(generator.uniform(1)[0]);
-        let others: Vec<&String> = record.labels.keys().filter(|language| *language != "en").collect();
-        let language = match (record.labels.contains_key("en"), others.len()) {
+        let mut known: Vec<&String> = record.labels.keys().filter(|language| languages.contains(language)).collect();
+        if known.is_empty() {
+            known = record.labels.keys().collect();
+        }
+        let english = known.iter().any(|language| *language == "en");
+        let others: Vec<&String> = known.into_iter().filter(|language| *language != "en").collect();
+        let language = match (english, others.len()) {
             (_, 0) => "en",
             (true, _) if draw < ENGLISH => "en",
             (english, n) => {

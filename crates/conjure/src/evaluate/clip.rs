@@ -1,11 +1,12 @@
 //! CLIP with both towers, its tokenizer and its pixel scale: how well do a text and a picture fit?
 
 use crate::image_file::Picture;
+use crate::model_folder;
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, Init, Params};
-use conjure_core::{D, DType, Device, Tensor};
+use conjure_core::weights::{Init, Params};
+use conjure_core::{D, DType, Tensor};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::clip_vision::{ClipVision, ClipVisionConfig};
 use serde_json::{Value, json};
@@ -121,20 +122,15 @@ impl Clip {
     /// # Errors
     /// Files that are missing, damaged, or do not belong together.
     pub fn open(folder: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read_to_string(&path).map_err(|e| Error::io(path, e))
-        };
-        let named = |e: Error| Error::file(folder.join("config.json"), e.to_string());
-        let config = ClipConfig::from_json(&read("config.json")?).map_err(named)?;
-        let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
+        let (config, params) = model_folder::open(folder, ClipConfig::from_json)?;
         let mut clip = Self::new(&params, &config, ClipTokenizer::load(folder)?)?;
-        let preprocessor: Value = serde_json::from_str(&read("preprocessor_config.json")?)
-            .map_err(|e| Error::file(folder.join("preprocessor_config.json"), format!("not JSON: {e}")))?;
+        let path = folder.join("preprocessor_config.json");
+        let text = model_folder::read_text(&path)?.ok_or_else(|| Error::file(&path, "not found"))?;
+        let preprocessor: Value =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
         for (key, values) in [("image_mean", &mut clip.mean), ("image_std", &mut clip.std)] {
-            *values = serde_json::from_value(preprocessor[key].clone()).map_err(|e| {
-                Error::file(folder.join("preprocessor_config.json"), format!("{key} is not three numbers: {e}"))
-            })?;
+            *values = serde_json::from_value(preprocessor[key].clone())
+                .map_err(|e| Error::file(&path, format!("{key} is not three numbers: {e}")))?;
         }
         Ok(clip)
     }

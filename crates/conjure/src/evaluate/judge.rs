@@ -1,11 +1,11 @@
 //! A classifier that says what pictures show, trained apart from the model whose pictures it judges.
 
 use crate::image_file::Picture;
+use crate::model_folder;
 use crate::train::pictures::to_tensor;
 use crate::{Error, Result};
+use conjure_core::Device;
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, Params};
-use conjure_core::{DType, Device};
 use conjure_models::image_classifier::{ImageClassifier, ImageClassifierConfig};
 use std::path::Path;
 
@@ -20,10 +20,7 @@ const STYLE: &str = "style";
 /// # Errors
 /// A folder that holds no classifier.
 pub fn open_classifier(folder: &Path) -> Result<ImageClassifier> {
-    let path = folder.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    let config = ImageClassifierConfig::from_json(&text).map_err(|error| Error::file(&path, error.to_string()))?;
-    let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
+    let (config, params) = model_folder::open(folder, ImageClassifierConfig::from_json)?;
     ImageClassifier::new(&params, &config)
 }
 

@@ -1,6 +1,5 @@
 //! Training of the autoencoder of latent diffusion (Rombach et al. 2022, section 3.1 and appendix G).
 
-use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
@@ -8,10 +7,11 @@ use crate::data::Split;
 use crate::evaluate::{open_classifier, psnr, ssim};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
+use crate::model_folder::{self, DIFFUSERS_FILE, half};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::Params;
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::image_classifier::{ImageClassifier, perceptual_distance};
@@ -130,7 +130,7 @@ impl Autoencoder {
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
-            Some(folder) => Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu),
+            Some(folder) => model_folder::load(folder)?,
             None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
         }
         .trainable();
@@ -253,7 +253,7 @@ impl Objective for Autoencoder {
         self.pictures.describe(self.pictures.split(Split::Train)[index])
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let x = self.batch(batch)?; // (batch, 3, size, size)
         let mut distribution = self.model.encode(&x, &mut NoProbe)?;
         if self.settings.part == Part::Decoder {
@@ -329,13 +329,7 @@ impl Objective for Autoencoder {
             scaling_factor: self.scaling_factor()?,
             ..self.settings.model.clone()
         };
-        export::component(
-            folder,
-            "diffusion_pytorch_model.safetensors",
-            &config,
-            Some("AutoencoderKL"),
-            &self.params.variables(),
-        )
+        model_folder::write(folder, DIFFUSERS_FILE, &config, Some("AutoencoderKL"), &half(&self.params.variables())?)
     }
 }
 

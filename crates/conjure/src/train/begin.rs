@@ -9,6 +9,7 @@ use super::run::Training;
 use super::state::{Record, Saved, Trainee};
 use crate::image_file::write_atomically;
 use crate::{Error, Result};
+use conjure_core::Shares;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -117,7 +118,8 @@ impl Training {
         };
         let order = Order::new(recipe.seed, objective.examples());
         let metrics = Metrics::new(folder.metrics());
-        Ok(Self { recipe, folder, objective, trainees, order, record, metrics, seconds: 0.0 })
+        let shares = Shares::new(recipe.parallel).map_err(|e| Error::failure(format!("cannot start threads: {e}")))?;
+        Ok(Self { recipe, folder, objective, trainees, order, shares, record, metrics, seconds: 0.0 })
     }
 
     /// Puts a saved state into a new run.

@@ -5,7 +5,6 @@
 //! without a style of the same thing in every style, keywords of whatever has them. So the loss takes all that fits for a
 //! match ([`matched_contrastive_loss`]), and only what a caption is false of is pushed away.
 
-use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
@@ -14,10 +13,11 @@ use crate::data::{Record, Split};
 use crate::evaluate::clip::{Clip, ClipConfig, cosines};
 use crate::evaluate::retrieval::{recall, transposed};
 use crate::image_file::{Picture, grid, write_atomically};
+use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::{ClipTokenizer, train_bpe};
 use crate::{Error, Result};
 use conjure_core::rng::{self, Generator};
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::Params;
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::clip_text::{ClipTextConfig, matched_contrastive_loss};
 use conjure_models::clip_vision::ClipVisionConfig;
@@ -157,8 +157,7 @@ impl ClipObjective {
                         folder.display()
                     )));
                 }
-                let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
-                (params, before.config(), before.tokenizer)
+                (model_folder::load(folder)?, before.config(), before.tokenizer)
             }
             None => {
                 let texts = captions(&pictures, recipe.seed);
@@ -280,7 +279,7 @@ impl Objective for ClipObjective {
         self.pictures.describe(self.pictures.split(Split::Train)[index])
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let indices = self.training(batch);
         let records: Vec<&Record> = indices.iter().map(|&i| self.pictures.record(i)).collect();
         let mut generator = batch.generator("captions");
@@ -357,7 +356,7 @@ impl Objective for ClipObjective {
     /// has them.
     fn export(&mut self, folder: &Path) -> Result<()> {
         let variables = self.params.variables();
-        export::component(folder, "model.safetensors", &self.clip.config().to_json(), None, &variables)?;
+        model_folder::write(folder, TRANSFORMERS_FILE, &self.clip.config().to_json(), None, &half(&variables)?)?;
         write_atomically(&folder.join("preprocessor_config.json"), |file| {
             writeln!(file, "{:#}", self.clip.preprocessor())
         })?;
@@ -366,7 +365,7 @@ impl Objective for ClipObjective {
         let mut config = json!(self.clip.config().text);
         config["architectures"] = json!(["CLIPTextModel"]);
         let text = variables.into_iter().filter(|(name, _)| name.starts_with("text_model.")).collect();
-        export::component(&folder.join("text_encoder"), "model.safetensors", &config, None, &text)
+        model_folder::write(&folder.join("text_encoder"), TRANSFORMERS_FILE, &config, None, &half(&text)?)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Training of the classifier that judges pictures, and of the network of a perceptual loss: concepts and styles by
 //! cross-entropy with smoothed labels.
 
-use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Record, Split};
+use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator;
@@ -251,7 +251,7 @@ impl Objective for Classifier {
         self.pictures.describe(self.pictures.split(Split::Train)[index])
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let train = self.pictures.split(Split::Train);
         let indices: Vec<usize> = batch.indices.iter().map(|&i| train[i]).collect();
         let x = self.batch(&indices, batch)?; // (batch, 3, size, size)
@@ -287,7 +287,7 @@ impl Objective for Classifier {
     }
 
     fn export(&mut self, folder: &Path) -> Result<()> {
-        export::component(folder, "model.safetensors", self.model.config(), None, &self.params.variables())
+        model_folder::write(folder, TRANSFORMERS_FILE, self.model.config(), None, &half(&self.params.variables())?)
     }
 }
 

@@ -4,7 +4,6 @@
 //! Latents are computed once, when the run begins; autoencoder and text encoder stay as they are.
 
 use super::denoising_loss::DenoisingLoss;
-use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
@@ -12,12 +11,13 @@ use crate::data::{Split, caption::Caption};
 use crate::digest::{hex, model_digest};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
+use crate::model_folder::{self, DIFFUSERS_FILE, half};
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::Params;
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
@@ -47,6 +47,8 @@ pub struct Settings {
     pub text: PathBuf,
     /// Folder of a U-Net to begin with instead of random weights.
     pub start: Option<PathBuf>,
+    /// Languages of the captions; all that a picture has if empty.
+    pub languages: Vec<String>,
     /// Share of captions that are replaced by the empty one, so that the model also learns to go without (Ho & Salimans 2022).
     pub text_drop: f64,
     /// Signal-to-noise ratio from which on noise levels weigh less (Hang et al. 2023, equation 8: gamma); 0 for none.
@@ -67,6 +69,7 @@ impl Default for Settings {
             autoencoder: PathBuf::new(),
             text: PathBuf::new(),
             start: None,
+            languages: Vec::new(),
             text_drop: 0.1,
             min_snr: 5.0,
             prompts: Vec::new(),
@@ -128,14 +131,11 @@ impl LatentDiffusion {
                 settings.model.in_channels, settings.model.out_channels, autoencoder_config.latent_channels
             )));
         }
-        let load = |folder: &Path| -> Result<Params> {
-            Ok(Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu))
-        };
-        let autoencoder = AutoencoderKl::new(&load(&settings.autoencoder)?, &autoencoder_config)?;
-        let text_encoder = ClipText::new(&load(&text_folder)?, &text_config)?;
+        let autoencoder = AutoencoderKl::new(&model_folder::load(&settings.autoencoder)?, &autoencoder_config)?;
+        let text_encoder = ClipText::new(&model_folder::load(&text_folder)?, &text_config)?;
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
-            Some(folder) => load(folder)?,
+            Some(folder) => model_folder::load(folder)?,
             None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
         }
         .trainable();
@@ -262,7 +262,7 @@ impl Objective for LatentDiffusion {
         self.pictures.describe(self.pictures.split(Split::Train)[index])
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let n = batch.indices.len();
         let rows: Vec<u32> = batch.indices.iter().map(|&i| i as u32).collect();
         let rows = Tensor::new(rows, &Device::Cpu)?;
@@ -274,8 +274,13 @@ impl Objective for LatentDiffusion {
         // 2. A caption of each, or none.
         let train = self.pictures.split(Split::Train);
         let mut generator = batch.generator("captions");
-        let mut texts: Vec<String> =
-            batch.indices.iter().map(|&i| Caption::draw(self.pictures.record(train[i]), &mut generator).text).collect();
+        let mut texts: Vec<String> = batch
+            .indices
+            .iter()
+            .map(|&i| {
+                Caption::draw_among(self.pictures.record(train[i]), &self.settings.languages, &mut generator).text
+            })
+            .collect();
         for (text, draw) in texts.iter_mut().zip(batch.generator("text drop").uniform(n)) {
             if f64::from(draw) < self.settings.text_drop {
                 text.clear();
@@ -332,13 +337,12 @@ impl Objective for LatentDiffusion {
     fn export(&mut self, folder: &Path) -> Result<()> {
         let sample_size = self.train.mean.dim(3)?;
         let config = UNet2DConditionConfig { sample_size: Some(sample_size.into()), ..self.settings.model.clone() };
-        export::component(
-            &folder.join("unet"),
-            "diffusion_pytorch_model.safetensors",
-            &config,
-            Some("UNet2DConditionModel"),
-            &self.params.variables(),
-        )?;
-        export::pipeline(folder, &self.settings.scheduler, &self.settings.autoencoder, &self.settings.text)
+        let unet = half(&self.params.variables())?;
+        model_folder::write(&folder.join("unet"), DIFFUSERS_FILE, &config, Some("UNet2DConditionModel"), &unet)?;
+        model_folder::copy(&self.settings.autoencoder, &folder.join("vae"))?;
+        for part in ["text_encoder", "tokenizer"] {
+            model_folder::copy(&self.settings.text.join(part), &folder.join(part))?;
+        }
+        model_folder::write_index(folder, &self.settings.scheduler, None)
     }
 }

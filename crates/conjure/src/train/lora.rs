@@ -136,7 +136,7 @@ impl Objective for Lora {
         self.tuning.describe(index)
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         self.tuning.losses(batch, batch.indices.iter().map(|&i| self.tuning.caption(i)).collect())
     }
 

@@ -22,7 +22,6 @@ pub mod clip;
 mod curves;
 pub mod denoising_loss;
 pub mod event;
-pub mod export;
 pub mod fine_tuning;
 mod folder;
 pub mod image_classifier;

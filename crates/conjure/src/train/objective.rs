@@ -82,7 +82,7 @@ impl Losses {
 ///
 /// An objective may keep what it computed, but nothing may depend on which calls came before: losses come of the weights and
 /// the [`Batch`] alone, or a run that is resumed would not go on as it would have.
-pub trait Objective {
+pub trait Objective: Send + Sync {
     /// The networks that are trained.
     fn networks(&self) -> &[Network];
 
@@ -92,11 +92,11 @@ pub trait Objective {
     /// What the training data are, as a digest: a resumed run must see the same.
     fn data_digest(&self) -> String;
 
-    /// The losses of a micro-batch.
+    /// The losses of a micro-batch. Called from several threads at once where a recipe asks for that.
     ///
     /// # Errors
     /// A tensor operation fails.
-    fn losses(&mut self, batch: &Batch) -> Result<Losses>;
+    fn losses(&self, batch: &Batch) -> Result<Losses>;
 
     /// What the user should know before the run, such as files that were left out.
     fn warnings(&self) -> Vec<String> {

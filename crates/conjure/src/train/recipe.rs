@@ -23,6 +23,11 @@ pub struct Recipe {
     /// Micro-batches whose gradients are averaged for an update.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// Micro-batches of an update that are computed at the same time, at most `accumulate` and one for each thread. The results
+    /// are the same, bit for bit, whatever it is; where single operations are small, two at once are faster than one after
+    /// the other on two threads, in twice the memory.
+    #[serde(default = "one")]
+    pub parallel: usize,
     /// Keep fewer activations for the backward pass, and compute them again there: less memory, the same gradients, about a
     /// third more work. See [`conjure_core::recompute`].
     #[serde(default)]
@@ -147,12 +152,13 @@ pub struct Data {
 
 /// Keys that change what is kept and shown and where the data lie, but not what is computed: a resumed run may change them.
 /// The data themselves are known by their digest.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "checkpoint.best",
     "checkpoint.every",
     "checkpoint.keep",
     "data.file",
     "data.folder",
+    "parallel",
     "recompute",
     "report.every",
     "report.samples",
@@ -260,6 +266,10 @@ impl Recipe {
             (
                 self.accumulate == 0 || self.accumulate > 1 << 16,
                 format!("accumulate is {}, not 1 to 65536", self.accumulate),
+            ),
+            (
+                self.parallel == 0 || self.parallel > self.accumulate,
+                format!("parallel is {}, not 1 to accumulate, which is {}", self.parallel, self.accumulate),
             ),
             (
                 !(o.learning_rate.is_finite() && o.learning_rate > 0.0),

@@ -11,7 +11,8 @@ use super::state::{self, Record, Trainee};
 use crate::image_file::{write_atomically, write_png};
 use crate::{Error, Result};
 use conjure_core::optim::sum_of_squares;
-use conjure_core::{DType, Tensor, precision as products, recompute};
+use conjure_core::{DType, Shares, Tensor, precision as products, recompute};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,16 +43,28 @@ pub struct Training {
     pub(super) objective: Box<dyn Objective>,
     pub(super) trainees: Vec<Trainee>,
     pub(super) order: Order,
+    /// Threads for micro-batches that are computed at the same time.
+    pub(super) shares: Shares,
     pub(super) record: Record,
     pub(super) metrics: Metrics,
     /// Seconds of training since the run began. No part of the state: no two runs take the same time.
     pub(super) seconds: f64,
 }
 
+/// Gradients by parameter.
+type Gradients = BTreeMap<String, Tensor>;
+
+/// What a micro-batch gave: for each loss its network, its value and its gradients; and further figures.
+#[derive(Default)]
+struct Part {
+    terms: Vec<(usize, f64, Gradients)>,
+    figures: Vec<(&'static str, f64)>,
+}
+
 /// What the micro-batches of an update gave.
 struct Gathered {
     /// Sums over the micro-batches, by network and parameter.
-    gradients: Vec<BTreeMap<String, Tensor>>,
+    gradients: Vec<Gradients>,
     /// Averages over the micro-batches; nothing for a network that had no loss.
     losses: Vec<Option<f64>>,
     figures: Vec<(&'static str, f64)>,
@@ -159,8 +172,7 @@ impl Training {
     /// One update of every network.
     fn update(&mut self) -> Result<()> {
         let began = Instant::now();
-        let gathered =
-            recompute::with(self.recipe.recompute, || with_precision(self.recipe.precision, || self.gather()));
+        let gathered = self.gather();
         let Gathered { gradients, losses, figures, examples } = self.saved_at_failure(gathered)?;
         let parts = self.recipe.accumulate as f64;
         let mut norms = Vec::new();
@@ -212,31 +224,52 @@ impl Training {
             figures: Vec::new(),
             examples: Vec::new(),
         };
-        for micro in 0..accumulate {
-            let position = (step * accumulate as u64 + micro as u64) * batch as u64;
-            let indices = self.order.take(position, batch);
-            let Losses { terms, figures } = self.objective.losses(&Batch { indices: &indices, step, micro, seed })?;
-            for (place, loss) in terms {
-                let Some(trainee) = self.trainees.get(place) else {
-                    return Err(Error::failure(format!("a loss is for network {place}, but there are {networks}")));
-                };
-                let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?) / accumulate as f64;
-                *gathered.losses[place].get_or_insert(0.0) += value;
-                let mut store = recompute::backward(&loss)?;
-                for (name, variable) in &trainee.network.variables {
-                    let Some(gradient) = store.remove(variable.as_tensor()) else { continue };
-                    // Detached, or it would keep everything alive that it was computed from.
-                    let gradient = match gathered.gradients[place].remove(name) {
-                        Some(before) => (before + gradient.detach())?,
-                        None => gradient.detach(),
-                    };
-                    gathered.gradients[place].insert(name.clone(), gradient);
+        let mut micro = 0;
+        while micro < accumulate {
+            let group: Vec<(usize, Vec<usize>)> = (micro..accumulate.min(micro + self.shares.count()))
+                .map(|micro| (micro, self.order.take((step * accumulate as u64 + micro as u64) * batch as u64, batch)))
+                .collect();
+            micro += group.len();
+            let compute = |place: usize| {
+                let Some((micro, indices)) = group.get(place) else { return Ok(Part::default()) };
+                self.part(&Batch { indices, step, micro: *micro, seed })
+            };
+            // A group of one has all threads.
+            let parts = if group.len() == 1 { vec![compute(0)] } else { self.shares.run(compute) };
+            for (part, (_, indices)) in parts.into_iter().zip(&group) {
+                let Part { terms, figures } = part?;
+                for (place, value, gradients) in terms {
+                    *gathered.losses[place].get_or_insert(0.0) += value / accumulate as f64;
+                    gathered.gradients[place] = sums(std::mem::take(&mut gathered.gradients[place]), gradients)?;
                 }
+                gathered.figures.extend(figures);
+                gathered.examples.extend(indices);
             }
-            gathered.figures.extend(figures);
-            gathered.examples.extend(indices);
         }
         Ok(gathered)
+    }
+
+    /// Losses and gradients of one micro-batch.
+    fn part(&self, batch: &Batch) -> Result<Part> {
+        let Recipe { recompute, precision, .. } = self.recipe;
+        let compute = || {
+            let Losses { terms, figures } = self.objective.losses(batch)?;
+            let terms = terms.into_iter().map(|(place, loss)| {
+                let Some(trainee) = self.trainees.get(place) else {
+                    let networks = self.trainees.len();
+                    return Err(Error::failure(format!("a loss is for network {place}, but there are {networks}")));
+                };
+                let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+                let mut store = recompute::backward(&loss)?;
+                let gradients = trainee.network.variables.iter().filter_map(|(name, variable)| {
+                    // Detached, or it would keep everything alive that it was computed from.
+                    Some((name.clone(), store.remove(variable.as_tensor())?.detach()))
+                });
+                Ok((place, value, gradients.collect()))
+            });
+            Ok(Part { terms: terms.collect::<Result<_>>()?, figures })
+        };
+        recompute::with(recompute, || with_precision(precision, compute))
     }
 
     /// # Errors
@@ -363,6 +396,19 @@ impl Training {
         }
         outcome
     }
+}
+
+/// The sum of both by parameter; parameters on several threads, as one addition is too small to be divided.
+fn sums(mut before: Gradients, added: Gradients) -> Result<Gradients> {
+    if before.is_empty() {
+        return Ok(added);
+    }
+    let pairs: Vec<_> = added.into_iter().map(|(name, gradient)| (before.remove(&name), name, gradient)).collect();
+    let sum = |(before, name, gradient): (Option<Tensor>, String, Tensor)| {
+        Ok((name, before.map_or(Ok(gradient.clone()), |before| before + gradient)?))
+    };
+    before.extend(pairs.into_par_iter().map(sum).collect::<Result<Vec<_>>>()?);
+    Ok(before)
 }
 
 fn with_precision<T>(precision: Precision, work: impl FnOnce() -> T) -> T {

@@ -1,7 +1,6 @@
 //! Training of the network that makes pictures bigger (Wang et al. 2018, section 4.1, its first stage): small pictures are
 //! made of large ones with the data set's own filter, and the large ones are to be found again.
 
-use super::export;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
@@ -9,6 +8,7 @@ use crate::data::Split;
 use crate::evaluate::{psnr, ssim};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
+use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator;
@@ -153,7 +153,7 @@ impl Objective for Enlarger {
         self.pictures.describe(self.pictures.split(Split::Train)[index])
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let target = self.pieces(batch)?; // (batch, 3, crop, crop)
         let mut small = shrunk(&target, self.settings.model.scale)?; // (batch, 3, crop / scale, crop / scale)
         if self.settings.noise > 0.0 {
@@ -199,7 +199,7 @@ impl Objective for Enlarger {
     }
 
     fn export(&mut self, folder: &Path) -> Result<()> {
-        export::component(folder, "model.safetensors", self.model.config(), None, &self.params.variables())
+        model_folder::write(folder, TRANSFORMERS_FILE, self.model.config(), None, &half(&self.params.variables())?)
     }
 }
 

@@ -153,7 +153,7 @@ impl Objective for TextualInversion {
         self.tuning.describe(index)
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         let draws = batch.generator("templates").uniform(batch.indices.len());
         let choose = |draw: f32| (f64::from(draw) * self.templates.len() as f64) as usize;
         let captions = batch.indices.iter().zip(draws).map(|(&i, draw)| self.words(i, choose(draw))).collect();

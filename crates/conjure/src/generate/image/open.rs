@@ -6,6 +6,7 @@ use super::shipped::{SHIPPED, shipped};
 use super::tiny;
 use super::words::Tokenizers;
 use crate::digest::model_digest;
+use crate::model_folder::read_text;
 use crate::tokens::ClipTokenizer;
 use conjure_core::sampling::SchedulerConfig;
 use conjure_core::{DType, Device, Error, Result, weights};
@@ -16,9 +17,6 @@ use std::sync::OnceLock;
 
 /// What a recipe calls the built-in model.
 pub const BUILT_IN: &str = "built-in tiny";
-
-/// A config is a few kilobytes; a text file larger than this is none.
-const MAX_CONFIG: u64 = 16 << 20;
 
 /// A model's configs and where its weights lie; no memory is taken for weights yet.
 pub(crate) struct Opened {
@@ -124,19 +122,6 @@ impl Pipeline {
         }
         Ok(self.digest.get().map_or("", String::as_str))
     }
-}
-
-/// A file's text; `None` if there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let size = path.metadata().map_err(|e| Error::io(path, e))?.len();
-    if size > MAX_CONFIG {
-        return Err(Error::file(path, format!("has {size} bytes, which no config has")));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    String::from_utf8(bytes).map(Some).map_err(|_| Error::file(path, "is not text"))
 }
 
 /// An error about a file inside a folder, told with the folder.

@@ -1,5 +1,6 @@
 //! Models that come with Conjure, and the settings that a model's makers recommend.
 
+use crate::model_folder::read_text;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -37,23 +38,13 @@ pub struct Recommended {
 }
 
 impl Recommended {
-    /// Larger files are no such config.
-    const MAX_BYTES: u64 = 1 << 20;
-
     /// What the folder recommends: nothing where there is no such file.
     ///
     /// # Errors
     /// The file cannot be read, or is not JSON of the right types.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("generation_config.json");
-        if !path.is_file() {
-            return Ok(Self::default());
-        }
-        let size = path.metadata().map_err(|e| Error::io(&path, e))?.len();
-        if size > Self::MAX_BYTES {
-            return Err(Error::file(&path, format!("has {size} bytes, which no config has")));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let Some(text) = read_text(&path)? else { return Ok(Self::default()) };
         serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("cannot be read: {e}")))
     }
 }

@@ -2,15 +2,15 @@
 //! the program does without a model.
 
 use super::open::BUILT_IN;
-use crate::image_file::write::write_atomically;
+use crate::model_folder::{self, DIFFUSERS_FILE, TRANSFORMERS_FILE};
 use crate::tokens::ClipTokenizer;
-use conjure_core::weights::{self, MemorySource, Params, TensorSource};
+use conjure_core::weights::{MemorySource, Params, TensorSource};
 use conjure_core::{DType, Device, Error, Result, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::stable_diffusion::{Sources, StableDiffusionConfig};
 use conjure_models::unet_2d_condition::{UNet2DConditionConfig, UNet2DConditionModel};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,43 +90,16 @@ pub fn save_tiny(folder: &Path, seed: u64) -> Result<()> {
     }
     let config = config();
     for (component, tensors) in components(&config, seed)? {
-        // transformers names the class under `architectures`, which the config holds already.
-        let (mut entries, class, file) = match component {
-            "text_encoder" => (json!(config.text_encoder), None, "model.safetensors"),
-            "unet" => (json!(config.unet), Some("UNet2DConditionModel"), "diffusion_pytorch_model.safetensors"),
-            _ => (json!(config.vae), Some("AutoencoderKL"), "diffusion_pytorch_model.safetensors"),
-        };
-        if let Some(class) = class {
-            entries["_class_name"] = json!(class);
-        }
         let place = folder.join(component);
-        std::fs::create_dir_all(&place).map_err(|e| Error::io(&place, e))?;
-        write_json(&place.join("config.json"), &entries)?;
-        weights::save(place.join(file), &tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
+        match component {
+            // transformers names the class under `architectures`, which the config holds already.
+            "text_encoder" => model_folder::write(&place, TRANSFORMERS_FILE, &config.text_encoder, None, &tensors)?,
+            "unet" => {
+                model_folder::write(&place, DIFFUSERS_FILE, &config.unet, Some("UNet2DConditionModel"), &tensors)?
+            }
+            _ => model_folder::write(&place, DIFFUSERS_FILE, &config.vae, Some("AutoencoderKL"), &tensors)?,
+        }
     }
     ClipTokenizer::tiny().save(&folder.join("tokenizer"))?;
-    let scheduler = folder.join("scheduler");
-    std::fs::create_dir_all(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
-    write_json(&scheduler.join("scheduler_config.json"), &config.scheduler)?;
-    write_json(
-        &folder.join("model_index.json"),
-        &json!({
-            "_class_name": "StableDiffusionPipeline",
-            "_name_or_path": BUILT_IN,
-            "feature_extractor": [null, null],
-            "image_encoder": [null, null],
-            "requires_safety_checker": false,
-            "safety_checker": [null, null],
-            "scheduler": ["diffusers", "PNDMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        }),
-    )
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?;
-    write_atomically(path, |file| writeln!(file, "{text}"))
+    model_folder::write_index(folder, &config.scheduler, Some(BUILT_IN))
 }

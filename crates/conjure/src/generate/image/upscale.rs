@@ -4,10 +4,9 @@ use super::pixels::{to_pictures, to_tensor};
 use super::shipped::shipped;
 use crate::digest::model_digest;
 use crate::image_file::Picture;
+use crate::model_folder;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, Params};
-use conjure_core::{DType, Device};
 use conjure_models::super_resolution::{SuperResolution, SuperResolutionConfig};
 use std::path::Path;
 
@@ -28,10 +27,7 @@ impl Upscaler {
     /// # Errors
     /// A folder that holds no such network.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let config = SuperResolutionConfig::from_json(&text).map_err(|e| Error::file(&path, e.to_string()))?;
-        let params = Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu);
+        let (config, params) = model_folder::open(folder, SuperResolutionConfig::from_json)?;
         Ok(Self { model: SuperResolution::new(&params, &config)?, digest: model_digest(folder)? })
     }
 
@@ -75,6 +71,7 @@ impl Upscaler {
 mod tests {
     use super::*;
     use conjure_core::weights::Params;
+    use conjure_core::{DType, Device};
 
     /// Whose last layer is drawn at random, so that pictures come out changed but of the right size.
     fn untrained(scale: usize) -> Upscaler {

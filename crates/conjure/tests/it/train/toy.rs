@@ -92,7 +92,7 @@ impl Objective for Toy {
         format!("toy {}", self.plan.data_seed)
     }
 
-    fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
         if self.plan.unreadable_at == Some(batch.step) {
             return Err(Error::failure("example 7 cannot be read"));
         }

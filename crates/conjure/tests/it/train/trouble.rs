@@ -130,6 +130,27 @@ fn accumulated_gradients_are_those_of_the_larger_batch() {
     assert!(distance(&small, &other) > 1e-3, "{}", distance(&small, &other));
 }
 
+/// Micro-batches at the same time give what they give one after the other, also where the last group is short.
+#[test]
+fn parallel_micro_batches_give_the_same_bits() {
+    let checkpoints = |parallel: usize| {
+        let folder = finished(&["accumulate=5", &format!("parallel={parallel}")], &Plan::default());
+        let exported = fs::read(folder.path().join("export/model.safetensors")).unwrap();
+        let log = fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let figures: Vec<String> =
+            log.lines().map(|line| line.split("\"gradient_norm\"").next().unwrap().into()).collect();
+        (exported, figures)
+    };
+    let serial = checkpoints(1);
+    assert!(serial.1.len() > 1);
+    for parallel in [2, 3, 5] {
+        assert!(checkpoints(parallel) == serial, "parallel = {parallel}");
+    }
+    let error =
+        Recipe::parse("objective = \"toy\"\nsteps = 1\nbatch = 1\naccumulate = 2\nparallel = 3", &[]).unwrap_err();
+    assert_eq!(error.to_string(), "parallel is 3, not 1 to accumulate, which is 2");
+}
+
 #[test]
 fn a_loss_for_a_network_that_there_is_not_is_an_error() {
     use conjure::train::{Batch, Losses, Network, Objective};
@@ -144,7 +165,7 @@ fn a_loss_for_a_network_that_there_is_not_is_an_error() {
         fn data_digest(&self) -> String {
             String::new()
         }
-        fn losses(&mut self, batch: &Batch) -> Result<Losses> {
+        fn losses(&self, batch: &Batch) -> Result<Losses> {
             let mut losses = self.0.losses(batch)?;
             losses.terms[0].0 = 5;
             Ok(losses)

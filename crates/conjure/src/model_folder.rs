@@ -1,0 +1,139 @@
+//! Folders of models in the layout of diffusers and transformers: a `config.json` beside the weights.
+
+use crate::image_file::write_atomically;
+use crate::{Error, Result};
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device, Tensor, Var};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Name of the weights' file in transformers' folders.
+pub const TRANSFORMERS_FILE: &str = "model.safetensors";
+/// Name of the weights' file in diffusers' folders.
+pub const DIFFUSERS_FILE: &str = "diffusion_pytorch_model.safetensors";
+/// Larger files are no configs.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// A config file's text; `None` if there is no such file.
+///
+/// # Errors
+/// The file cannot be read, is no text, or is larger than any config.
+pub fn read_text(path: &Path) -> Result<Option<String>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let size = path.metadata().map_err(|e| Error::io(path, e))?.len();
+    if size > MAX_CONFIG {
+        return Err(Error::file(path, format!("has {size} bytes, which no config has")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    String::from_utf8(bytes).map(Some).map_err(|_| Error::file(path, "is not text"))
+}
+
+/// The config in `folder`, as `parse` reads it, and its weights in f32.
+///
+/// # Errors
+/// Either is missing or damaged.
+pub fn open<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<(C, Params)> {
+    let path = folder.join("config.json");
+    let text = read_text(&path)?.ok_or_else(|| Error::file(&path, "not found").with_help("name a model's folder"))?;
+    let config = parse(&text).map_err(|error| match error {
+        Error::Request { message, help } => Error::File { path, message, help },
+        other => other,
+    })?;
+    Ok((config, load(folder)?))
+}
+
+/// The weights in `folder`, in f32.
+///
+/// # Errors
+/// They are missing or damaged.
+pub fn load(folder: &Path) -> Result<Params> {
+    Ok(Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu))
+}
+
+/// Writes `config.json` and the weights to `folder`, which is made if it is missing. `class` is what diffusers keeps as
+/// `_class_name`.
+///
+/// # Errors
+/// The system refuses to write.
+pub fn write(
+    folder: &Path,
+    file: &str,
+    config: &impl Serialize,
+    class: Option<&str>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let mut config = serde_json::to_value(config).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?;
+    if let Some(class) = class {
+        config["_class_name"] = class.into();
+    }
+    write_json(&folder.join("config.json"), &config)?;
+    weights::save(folder.join(file), tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))
+}
+
+/// Trained parameters as they are written: in f16.
+///
+/// # Errors
+/// A tensor operation fails.
+pub fn half(variables: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
+    variables.iter().map(|(name, v)| Ok((name.clone(), v.as_detached_tensor().to_dtype(DType::F16)?))).collect()
+}
+
+/// Writes a value as indented JSON.
+///
+/// # Errors
+/// The system refuses to write.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?;
+    write_atomically(path, |file| writeln!(file, "{text}"))
+}
+
+/// Completes a folder that holds the components of Stable Diffusion with the scheduler's config and the index by which
+/// diffusers opens a `StableDiffusionPipeline`. `origin` is kept as `_name_or_path`.
+///
+/// # Errors
+/// The system refuses to write; the scheduler names no class.
+pub fn write_index(folder: &Path, scheduler: &Value, origin: Option<&str>) -> Result<()> {
+    let class = scheduler.get("_class_name").and_then(Value::as_str).ok_or_else(|| {
+        Error::request("the scheduler names no _class_name")
+            .with_help("for example _class_name = \"DPMSolverMultistepScheduler\"")
+    })?;
+    let place = folder.join("scheduler");
+    std::fs::create_dir_all(&place).map_err(|e| Error::io(&place, e))?;
+    write_json(&place.join("scheduler_config.json"), scheduler)?;
+    let mut index = json!({
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [null, null],
+        "image_encoder": [null, null],
+        "requires_safety_checker": false,
+        "safety_checker": [null, null],
+        "scheduler": ["diffusers", class],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    });
+    if let Some(origin) = origin {
+        index["_name_or_path"] = origin.into();
+    }
+    write_json(&folder.join("model_index.json"), &index)
+}
+
+/// Copies the files of a folder, without those of folders in it.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
+    for entry in std::fs::read_dir(from).map_err(|e| Error::io(from, e))? {
+        let path = entry.map_err(|e| Error::io(from, e))?.path();
+        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+            std::fs::copy(&path, to.join(name)).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
+}
