@@ -8,7 +8,7 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Split, caption::Caption};
-use crate::digest::{hex, model_digest};
+use crate::digest::{combined, model_digest};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
 use crate::model_folder::{self, DIFFUSERS_FILE, half};
@@ -24,7 +24,6 @@ use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Pictures that are encoded or decoded at once.
@@ -148,7 +147,7 @@ impl LatentDiffusion {
         let count = all.len().min(VALIDATION);
         let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
         let held_out_latents = latents(&autoencoder, &pictures, &held_out)?;
-        let digest = digest(&[
+        let digest = combined(&[
             pictures.digest(),
             &model_digest(&settings.autoencoder)?,
             &model_digest(&text_folder)?,
@@ -210,11 +209,6 @@ impl LatentDiffusion {
         }
         Ok(sum / f64::from(u32::try_from(count).unwrap_or(u32::MAX)))
     }
-}
-
-/// One digest of several.
-fn digest(parts: &[&str]) -> String {
-    hex(&Sha256::digest(parts.join(" ")))
 }
 
 fn read_config(folder: &Path) -> Result<String> {
