@@ -17,6 +17,7 @@ use conjure_core::ops::RopeLayout;
 use conjure_core::weights::gguf::{Metadata, MetadataValue};
 use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, Transform, View};
 use conjure_core::{DType, Device, Error, Result};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The architectures that are read, by the name that files give them.
@@ -311,7 +312,8 @@ pub(super) fn renamed(
     // Angles are in the config already.
     let aside = |name: &str| name.starts_with("rope_f") || name.ends_with(".attn_rot_embd.weight");
     if let Some(stranger) = renamed.unused().into_iter().find(|name| !aside(name)) {
-        return Err(Error::request(format!("tensor {stranger} of the GGUF file is no part of the model as it is read here"))
+        let path = renamed.gguf().map(Metadata::path).unwrap_or(Path::new(""));
+        return Err(Error::file(path, format!("tensor {stranger} is no part of the architecture as it is read here"))
             .with_help("the file holds a variant of its architecture that is not supported"));
     }
     Ok(renamed)
