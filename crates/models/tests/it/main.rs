@@ -3,6 +3,8 @@
 mod autoencoder_kl;
 mod clip_text;
 mod clip_vision;
+mod decoder;
+mod decoder_config;
 mod fixture;
 mod image_classifier;
 mod patch_discriminator;
