@@ -50,8 +50,9 @@ impl DecoderConfig {
         let name = metadata.architecture()?;
         let Some(&(_, model_type)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
             let known: Vec<&str> = ARCHITECTURES.iter().map(|(known, _)| *known).collect();
-            return Err(Error::file(metadata.path(), format!("the architecture \"{name}\" is not read"))
-                .with_help(format!("architectures that are read: {} (Mistral and SmolLM 2 are llama)", known.join(", "))));
+            return Err(Error::file(metadata.path(), format!("the architecture \"{name}\" is not read")).with_help(
+                format!("architectures that are read: {} (Mistral and SmolLM 2 are llama)", known.join(", ")),
+            ));
         };
         let config = Header { source, metadata, name, model_type }.config()?;
         config.check()?;
@@ -144,7 +145,8 @@ impl Header<'_> {
             _ => Positions::Rotary,
         };
         let layer_norm = matches!(model_type, Gpt2 | GptNeox | Mpt);
-        let eps = self.key(if layer_norm { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" });
+        let eps =
+            self.key(if layer_norm { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" });
         let parallel = self.metadata.bool(&self.key("use_parallel_residual"))?.unwrap_or(true);
         // Only the largest Gemma 2 and 3 scale by another size than the head's, and nothing but their depth tells.
         let odd = matches!((model_type, layers), (Gemma2, 46) | (Gemma3, 62));

@@ -178,7 +178,10 @@ fn same(architecture: &str, json: &str, more: &[(&str, MetadataValue)], extra: &
     let file = File::new(file, metadata(architecture, &config, more));
     let read = DecoderConfig::from_gguf(file.as_ref()).unwrap();
     assert_eq!((read.bos_token_id, read.eos_token_ids.as_slice()), (Some(1), &[2][..]));
-    assert_eq!(read.model_type.name().replace("mistral", "llama"), config.model_type.name().replace("mistral", "llama"));
+    assert_eq!(
+        read.model_type.name().replace("mistral", "llama"),
+        config.model_type.name().replace("mistral", "llama")
+    );
     let converted = logits(decoder::canonical(file, &read).unwrap(), &read);
     let scale = expected.iter().map(|v| v.abs()).fold(0.0, f32::max);
     for (converted, expected) in converted.iter().zip(&expected) {
@@ -272,7 +275,10 @@ fn what_is_not_read_is_refused_by_its_own_name() {
     let error = refusal(metadata("rwkv7", &config, &[]));
     assert_eq!(error.to_string(), "m.gguf: the architecture \"rwkv7\" is not read");
     assert!(error.help().unwrap().contains("llama, qwen2, qwen3, smollm3, gemma"), "{:?}", error.help());
-    assert_eq!(refusal(Metadata::new("m.gguf")).to_string(), "m.gguf: the GGUF header lacks the key general.architecture");
+    assert_eq!(
+        refusal(Metadata::new("m.gguf")).to_string(),
+        "m.gguf: the GGUF header lacks the key general.architecture"
+    );
     let mut empty = Metadata::new("m.gguf");
     empty.insert("general.architecture", "llama");
     assert_eq!(refusal(empty).to_string(), "m.gguf: the GGUF header lacks the key llama.embedding_length");
