@@ -29,6 +29,7 @@
 mod config;
 mod entries;
 mod from_json;
+mod gguf;
 mod keys;
 mod presets;
 
@@ -310,12 +311,19 @@ pub fn asked(config: &DecoderConfig) -> Result<Vec<ParameterSpec>> {
 }
 
 /// The checkpoint `source`, with the key names of the config's family in transformers, under the names that [`Decoder::new`]
-/// asks for. Files of the inner model alone, whose keys lack the outer name (`model.`, `transformer.`), are seen the same.
+/// asks for. Files of the inner model alone, whose keys lack the outer name (`model.`, `transformer.`), are seen the same. A
+/// GGUF file is seen through llama.cpp's names; its config is [`DecoderConfig::from_gguf`].
 ///
 /// # Errors
-/// A config that cannot be built, or a stored tensor of another shape than it speaks of.
+/// A config that cannot be built, a stored tensor of another shape than it speaks of, or a tensor in a GGUF file that belongs
+/// to none of its parts.
 pub fn canonical(source: Arc<dyn TensorSource>, config: &DecoderConfig) -> Result<Arc<dyn TensorSource>> {
-    Ok(Arc::new(keys::renamed(source, config, &asked(config)?)?))
+    let wanted = asked(config)?;
+    let renamed = match source.gguf() {
+        Some(_) => gguf::renamed(source, config, &wanted)?,
+        None => keys::renamed(source, config, &wanted)?,
+    };
+    Ok(Arc::new(renamed))
 }
 
 impl Decoder {
@@ -342,9 +350,7 @@ impl Decoder {
         Ok(Self {
             embed_tokens: Embedding::new(&model.sub("embed_tokens"), vocab_size, hidden_size)?,
             embed_positions,
-            layers: (0..config.layers.len())
-                .map(|n| Layer::new(&layers.sub(n), config, n))
-                .collect::<Result<_>>()?,
+            layers: (0..config.layers.len()).map(|n| Layer::new(&layers.sub(n), config, n)).collect::<Result<_>>()?,
             norm: Norm::new(&model.sub("norm"), hidden_size, config)?,
             lm_head,
             config: config.clone(),
@@ -399,12 +405,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn hidden_states(
-        &self,
-        ids: &Tensor,
-        cache: Option<&mut KvCache>,
-        probe: &mut dyn Probe,
-    ) -> Result<Tensor> {
+    pub fn hidden_states(&self, ids: &Tensor, cache: Option<&mut KvCache>, probe: &mut dyn Probe) -> Result<Tensor> {
         let (_, time) = ids.dims2()?;
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         self.check_ids(ids, past, cache.as_deref())?;
@@ -446,7 +447,7 @@ impl Decoder {
         // 5. A score for each token of the vocabulary.
         let mut logits = match &self.lm_head {
             Some(lm_head) => lm_head.forward(&x)?,
-            None => ops::linear(&x, self.embed_tokens.weight(), None)?,
+            None => self.embed_tokens.logits(&x)?,
         }; // (batch, time, vocab_size)
         if self.config.logit_scale != 1.0 {
             logits = (logits * self.config.logit_scale)?;
@@ -503,8 +504,11 @@ impl Decoder {
             cache.check_room(time)?;
         }
         if self.embed_positions.is_some() && past + time > most {
-            return Err(Error::request(format!("{} tokens are more than the {most} positions of the model", past + time))
-                .with_help("shorten the text, or read it in parts"));
+            return Err(Error::request(format!(
+                "{} tokens are more than the {most} positions of the model",
+                past + time
+            ))
+            .with_help("shorten the text, or read it in parts"));
         }
         if let Some(id) = ids.flatten_all()?.to_vec1::<u32>()?.into_iter().find(|id| *id as usize >= vocab_size) {
             return Err(Error::request(format!("token {id} is beyond the {vocab_size} tokens that the model knows"))

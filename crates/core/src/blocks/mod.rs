@@ -9,6 +9,7 @@ mod gated_mlp;
 mod kv_cache;
 mod linear;
 mod low_rank;
+mod matrix;
 mod norm;
 mod resnet_block;
 mod rotary_embedding;

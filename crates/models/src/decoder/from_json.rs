@@ -304,9 +304,8 @@ fn llama_like(entries: &mut Entries, model_type: ModelType) -> Result<DecoderCon
     if matches!(model_type, Gemma2 | Gemma3) {
         attention_scale = 1.0 / entries.number("query_pre_attn_scalar")?.unwrap_or(256.0).sqrt();
         // Null says none; without an entry, Gemma 2 has both.
-        let default = |entries: &Entries, key: &str, cap: f64| {
-            (model_type == Gemma2 && !entries.contains(key)).then_some(cap)
-        };
+        let default =
+            |entries: &Entries, key: &str, cap: f64| (model_type == Gemma2 && !entries.contains(key)).then_some(cap);
         let caps = [("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)];
         let [attention, logit] = caps.map(|(key, cap)| default(entries, key, cap));
         attention_soft_cap = entries.number("attn_logit_softcapping")?.or(attention);
@@ -359,11 +358,8 @@ fn windows(entries: &mut Entries, model_type: ModelType, rotated: &[bool]) -> Re
     if optional && !entries.flag("use_sliding_window")?.unwrap_or(false) {
         window = None;
     }
-    let first_sliding = if matches!(model_type, Qwen2 | Qwen3) {
-        entries.size("max_window_layers")?.unwrap_or(28)
-    } else {
-        0
-    };
+    let first_sliding =
+        if matches!(model_type, Qwen2 | Qwen3) { entries.size("max_window_layers")?.unwrap_or(28) } else { 0 };
     let pattern = if model_type == Gemma3 {
         // Version 5 of transformers writes the name with an underscore.
         let old = entries.size("sliding_window_pattern")?;

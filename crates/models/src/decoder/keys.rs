@@ -10,8 +10,8 @@
 //! The others have Llama's names.
 
 use super::config::{DecoderConfig, ModelType};
-use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, Transform, View};
 use conjure_core::Result;
+use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, Transform, View};
 use std::sync::Arc;
 
 /// Sees a checkpoint of the config's family through the names that [`super::Decoder`] asks for: `wanted` is what it asks

@@ -273,8 +273,7 @@ mod tests {
             assert_eq!(found, count, "{:?}", config.model_type);
         }
         // "8.63 billion" in table 1 of the paper.
-        let palm: usize =
-            asked(&DecoderConfig::palm_8b()).unwrap().iter().map(|spec| spec.shape.elem_count()).sum();
+        let palm: usize = asked(&DecoderConfig::palm_8b()).unwrap().iter().map(|spec| spec.shape.elem_count()).sum();
         assert_eq!(palm / 10_000_000, 863);
     }
 }

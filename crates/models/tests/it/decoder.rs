@@ -236,7 +236,10 @@ fn what_cannot_be_read_is_refused() {
     let refused = |ids: Tensor, cache| model.forward(&ids, cache, &mut NoProbe).unwrap_err().to_string();
     assert_eq!(refused(ids(vec![3; 41]), None), "41 tokens are more than the 40 positions of the model");
     assert_eq!(refused(ids(vec![3, 61]), None), "token 61 is beyond the 61 tokens that the model knows");
-    assert_eq!(refused(Tensor::zeros((1, 0), DType::U32, &Device::Cpu).unwrap(), None), "the language model got no token");
+    assert_eq!(
+        refused(Tensor::zeros((1, 0), DType::U32, &Device::Cpu).unwrap(), None),
+        "the language model got no token"
+    );
     let mut cache = model.new_cache(1000);
     assert_eq!(cache.context(), 40);
     read(&model, &mut cache, &case.ids, &[26]);

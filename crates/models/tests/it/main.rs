@@ -5,6 +5,7 @@ mod clip_text;
 mod clip_vision;
 mod decoder;
 mod decoder_config;
+mod decoder_gguf;
 mod fixture;
 mod image_classifier;
 mod patch_discriminator;
