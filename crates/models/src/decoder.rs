@@ -32,6 +32,7 @@ mod from_json;
 mod gguf;
 mod keys;
 mod presets;
+mod to_json;
 
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
 
@@ -42,6 +43,7 @@ use conjure_core::ops::AttentionSpec;
 use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::{ParameterSpec, Params, TensorSource};
 use conjure_core::{DType, Device, Error, Result, Tensor, ops};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A norm of the config's kind.
@@ -324,6 +326,15 @@ pub fn canonical(source: Arc<dyn TensorSource>, config: &DecoderConfig) -> Resul
         None => keys::renamed(source, config, &wanted)?,
     };
     Ok(Arc::new(renamed))
+}
+
+/// The way back from [`canonical`]: the tensors of a decoder, by the names that [`Decoder::new`] asks for, under the names and
+/// in the layout that transformers stores the config's family in. [`DecoderConfig::to_json`] makes the config beside them.
+///
+/// # Errors
+/// Parts that are stored as one tensor do not fit each other.
+pub fn stored(tensors: &BTreeMap<String, Tensor>, config: &DecoderConfig) -> Result<BTreeMap<String, Tensor>> {
+    keys::stored(tensors, config)
 }
 
 impl Decoder {

@@ -233,7 +233,8 @@ impl Kernel for KeyGradient<'_> {
         for head in self.kv_head * problem.group()..(self.kv_head + 1) * problem.group() {
             for first in (0..t).step_by(queries) {
                 let count = (t - first).min(queries);
-                if problem.visible(first + count - 1) <= self.first || problem.hidden(first) >= self.first + self.count {
+                if problem.visible(first + count - 1) <= self.first || problem.hidden(first) >= self.first + self.count
+                {
                     continue;
                 }
                 let query = q.offset(self.batch, head, first);

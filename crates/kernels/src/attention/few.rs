@@ -136,7 +136,9 @@ impl Kernel for Few<'_> {
                 found[1] = found[1] * factor + s.sum(sum);
                 let value = v.offset(batch, kv_head, from);
                 // SAFETY: as above.
-                unsafe { weigh(s, &scores[..count], v.data.as_ptr().add(value), v.strides[2], factor, &mut found[2..]) };
+                unsafe {
+                    weigh(s, &scores[..count], v.data.as_ptr().add(value), v.strides[2], factor, &mut found[2..])
+                };
             }
         }
     }
@@ -237,7 +239,11 @@ unsafe fn weigh<S: Simd>(s: S, weights: &[f32], values: *const f32, stride: usiz
                 let x = if whole { s.load(row) } else { s.load_first(row, count) };
                 sum = s.fma(s.splat(*weight), x, sum);
             }
-            if whole { s.store(out, sum) } else { s.store_first(out, count, sum) }
+            if whole {
+                s.store(out, sum)
+            } else {
+                s.store_first(out, count, sum)
+            }
             i += count;
         }
     }

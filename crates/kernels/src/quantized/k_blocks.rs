@@ -60,7 +60,8 @@ impl Blocks for Q2K {
     unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let (bytes, d, d_offset) = ([read(p), read(p.add(8))].map(u64::from_le), half_at(v, p.add(80)), half_at(v, p.add(82)));
+            let (bytes, d, d_offset) =
+                ([read(p), read(p.add(8))].map(u64::from_le), half_at(v, p.add(80)), half_at(v, p.add(82)));
             let (d, d_offset) = (v.splat(d), v.splat(-d_offset));
             let [low, high] = bytes.map(|x| each(x, 0, 15));
             let scales = [v.mul(v.unsigned(low), d), v.mul(v.unsigned(high), d)];
@@ -71,9 +72,7 @@ impl Blocks for Q2K {
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.and(v.shr(v.load(p.add(16 + j / 4 * 32)), (j % 4 * 2) as i32), 3)
-        }
+        unsafe { v.and(v.shr(v.load(p.add(16 + j / 4 * 32)), (j % 4 * 2) as i32), 3) }
     }
 }
 
@@ -119,16 +118,12 @@ impl Blocks for Q4K {
     #[inline(always)]
     unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe {
-            k_scales(v, p)
-        }
+        unsafe { k_scales(v, p) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.and(v.shr(v.load(p.add(16 + j / 2 * 32)), (j % 2 * 4) as i32), 15)
-        }
+        unsafe { v.and(v.shr(v.load(p.add(16 + j / 2 * 32)), (j % 2 * 4) as i32), 15) }
     }
 }
 
@@ -143,9 +138,7 @@ impl Blocks for Q5K {
     #[inline(always)]
     unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe {
-            k_scales(v, p)
-        }
+        unsafe { k_scales(v, p) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -214,8 +207,6 @@ impl Blocks for Iq4Xs {
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.lookup(&STEPS_UP, nibbles(v, p.add(8 + 16 * j)))
-        }
+        unsafe { v.lookup(&STEPS_UP, nibbles(v, p.add(8 + 16 * j))) }
     }
 }

@@ -10,8 +10,9 @@
 //! The others have Llama's names.
 
 use super::config::{DecoderConfig, ModelType};
-use conjure_core::Result;
 use conjure_core::weights::{ParameterSpec, Renamed, TensorSource, Transform, View};
+use conjure_core::{Result, Tensor};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Sees a checkpoint of the config's family through the names that [`super::Decoder`] asks for: `wanted` is what it asks
@@ -31,6 +32,46 @@ pub(super) fn renamed(
         .unwrap_or(&prefixes(config.model_type)[0]);
     let views: Vec<_> = wanted.iter().map(|spec| (spec.name.clone(), view(config, prefix, &spec.name))).collect();
     Renamed::new(source, views)
+}
+
+/// The way back: the tensors of [`super::Decoder`] under the names, and in the layout, of the config's family.
+///
+/// # Errors
+/// A part of a fused tensor is missing, or parts do not fit each other.
+pub(super) fn stored(tensors: &BTreeMap<String, Tensor>, config: &DecoderConfig) -> Result<BTreeMap<String, Tensor>> {
+    let prefix = prefixes(config.model_type)[0];
+    let mut parts: BTreeMap<String, Vec<(usize, Transform, &Tensor)>> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let View { source_name, transform } = view(config, prefix, name);
+        let place = match &transform {
+            Transform::Rows(range) | Transform::ColumnsTransposed(range) => range.start,
+            Transform::Interleaved { part, .. } => *part,
+            _ => 0,
+        };
+        parts.entry(source_name).or_default().push((place, transform, tensor));
+    }
+    let join = |(name, mut parts): (String, Vec<(usize, Transform, &Tensor)>)| {
+        parts.sort_by_key(|(place, _, _)| *place);
+        let tensors: Vec<&Tensor> = parts.iter().map(|(_, _, tensor)| *tensor).collect();
+        let joined = match &parts[0].1 {
+            Transform::Rows(_) => Tensor::cat(&tensors, 0)?,
+            Transform::ColumnsTransposed(_) => Tensor::cat(&tensors, 0)?.t()?.contiguous()?,
+            Transform::Transpose => tensors[0].t()?.contiguous()?,
+            Transform::Interleaved { rows, .. } => {
+                let turns = |x: &&Tensor| -> Result<Tensor> {
+                    let (n, rest) = (x.dim(0)?, x.elem_count() / x.dim(0)?.max(1));
+                    Ok(x.reshape((n / rows, *rows, rest))?)
+                };
+                let all = tensors.iter().map(turns).collect::<Result<Vec<_>>>()?;
+                let mut shape = tensors[0].dims().to_vec();
+                shape[0] *= all.len();
+                Tensor::cat(&all, 1)?.reshape(shape)?
+            }
+            Transform::AsIs | Transform::Squeeze => tensors[0].clone(),
+        };
+        Ok((name, joined))
+    };
+    parts.into_iter().map(join).collect()
 }
 
 /// What comes before the names of the inner model, the usual one first.

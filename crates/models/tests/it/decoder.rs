@@ -186,6 +186,29 @@ fn the_model_asks_for_all_that_the_reference_stores() {
 }
 
 #[test]
+fn what_is_written_is_what_was_read() {
+    for case in CASES.map(Case::open) {
+        let text = case.config.to_json().unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(DecoderConfig::from_json(&text).unwrap(), case.config, "{}", case.name);
+        let source = decoder::canonical(case.fixture.source("weights"), &case.config).unwrap();
+        let load = |name: &String| (name.clone(), source.load(name, DType::F32, &Device::Cpu).unwrap());
+        let stored = decoder::stored(&source.infos().keys().map(load).collect(), &case.config).unwrap();
+        let original = case.fixture.below("weights");
+        assert!(stored.keys().eq(original.keys()), "{}", case.name);
+        for (name, tensor) in &stored {
+            assert_eq!(tensor.dims(), original[name].dims(), "{}: {name}", case.name);
+            assert_eq!(bits(tensor), bits(&original[name]), "{}: {name}", case.name);
+        }
+    }
+    for config in [DecoderConfig::gpt2(), DecoderConfig::smollm2_135m(), DecoderConfig::gemma_3_270m()] {
+        assert_eq!(DecoderConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
+    }
+    let odd = DecoderConfig { qk_norm: true, ..DecoderConfig::llama_2_7b() };
+    let error = odd.to_json().unwrap_err().to_string();
+    assert_eq!(error, "a config of model_type \"llama\" has no words for all of this model");
+}
+
+#[test]
 fn a_probe_changes_no_bit() {
     for case in ["gpt2", "gemma3"].map(Case::open) {
         let model = case.model();
