@@ -6,6 +6,7 @@ mod checkpoint;
 mod describe;
 mod extended;
 mod fit;
+pub mod gguf;
 mod lora;
 mod open;
 mod params;
