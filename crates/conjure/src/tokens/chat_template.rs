@@ -6,9 +6,11 @@
 //! they stop when they have taken too many steps.
 
 use crate::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Steps of a template, a step for every 64 bytes that it makes included. Real conversations take a few thousand.
@@ -189,17 +191,17 @@ impl ChatTemplate {
     /// end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let environment = self.environment();
-        let turn = |message: &Message| context! { role => message.role, content => message.content };
+        let turn = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
         let given = context! {
             messages => messages.iter().map(turn).collect::<Vec<_>>(),
             add_generation_prompt,
             tools => (),
             documents => (),
         };
-        let tokens: Value = self.tokens.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let tokens: BTreeMap<String, String> = self.tokens.iter().cloned().collect();
         let rendered = environment
             .template_from_str(&self.source)
-            .and_then(|template| template.render(context! { ..given, ..tokens }));
+            .and_then(|template| template.render(context! { ..given, ..Value::from(tokens) }));
         rendered.map_err(|error| {
             let mut source = std::error::Error::source(&error);
             while let Some(inner) = source {
@@ -223,8 +225,9 @@ impl ChatTemplate {
 
     fn environment(&self) -> Environment<'_> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+            environment.set_syntax(syntax);
+        }
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);

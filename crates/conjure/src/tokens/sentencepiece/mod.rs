@@ -12,7 +12,7 @@
 //! another precision and orders merges of equal score differently, so that some texts would get other ids.
 
 mod bpe;
-mod model_file;
+pub(in crate::tokens) mod model_file;
 mod normalizer;
 pub(in crate::tokens) mod prefixes;
 mod unigram;
@@ -303,22 +303,27 @@ impl SentencePiece {
 
     /// The text of ids. Marks vanish, bytes that are no UTF-8 become U+FFFD, ids that the model lacks are passed over.
     pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_part(ids, true)
+    }
+
+    /// The same for ids that go on from others: without `start` a space at the start stays.
+    pub fn decode_part(&self, ids: &[u32], start: bool) -> String {
         let pieces = ids.iter().filter_map(|id| Some((*id, self.pieces.get(*id as usize)?.text.as_str())));
-        self.decode_all(pieces.collect())
+        self.decode_all(pieces.collect(), start)
     }
 
     /// The text of pieces given as texts; those that the model lacks stand for themselves.
     pub fn decode_pieces(&self, pieces: &[&str]) -> String {
-        self.decode_all(pieces.iter().map(|piece| (self.id(piece).unwrap_or(self.unknown), *piece)).collect())
+        self.decode_all(pieces.iter().map(|piece| (self.id(piece).unwrap_or(self.unknown), *piece)).collect(), true)
     }
 
-    fn decode_all(&self, pieces: Vec<(u32, &str)>) -> String {
+    fn decode_all(&self, pieces: Vec<(u32, &str)>, start: bool) -> String {
         let options = &self.normalizer.options;
         let strips = options.add_dummy_prefix || options.remove_extra_whitespaces;
         let mut text = String::new();
         let mut waiting = Vec::new();
         // Whether a space at the start of the next piece is the one that encoding added.
-        let mut at_start = true;
+        let mut at_start = start;
         let mut stripped = false;
         for (id, piece) in pieces {
             let piece_kind = self.pieces.get(id as usize).map_or(PieceKind::Unknown, |piece| piece.kind);
@@ -372,4 +377,90 @@ fn push_bytes(text: &mut String, bytes: &mut Vec<u8>) {
         text.extend(std::iter::repeat_n('\u{fffd}', chunk.invalid().len()));
     }
     bytes.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(text: &str, score: f32, kind: PieceKind) -> Piece {
+        Piece { text: text.into(), score, kind }
+    }
+
+    fn description(algorithm: Algorithm, pieces: Vec<Piece>) -> Description {
+        Description {
+            algorithm,
+            pieces: [vec![piece("<unk>", 0.0, PieceKind::Unknown)], pieces].concat(),
+            byte_fallback: false,
+            unknown_surface: " ? ".into(),
+            normalizer: NormalizerOptions { add_dummy_prefix: false, ..NormalizerOptions::default() },
+            denormalizer: None,
+            keep_user_defined: true,
+        }
+    }
+
+    #[test]
+    fn merges_of_one_score_go_from_the_left_and_unused_pieces_are_taken_apart() -> Result<()> {
+        use PieceKind::{Normal, Unused};
+        let pieces = vec![piece("a", -9.0, Normal), piece("aa", -1.0, Normal), piece("aaa", -2.0, Normal)];
+        let model = SentencePiece::new(description(Algorithm::Bpe, pieces.clone()))?;
+        assert_eq!(model.encode("aaaaa"), [2, 3]);
+        let pieces = vec![pieces[0].clone(), piece("aa", -1.0, Unused), pieces[2].clone()];
+        let model = SentencePiece::new(description(Algorithm::Bpe, pieces))?;
+        assert_eq!(model.encode("aaaaa"), [1, 1, 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn models_that_lie_are_refused() {
+        use PieceKind::{Byte, Normal, Unknown};
+        let message = |pieces: Vec<Piece>, change: &dyn Fn(&mut Description)| {
+            let mut description = description(Algorithm::Unigram, pieces);
+            change(&mut description);
+            SentencePiece::new(description).expect_err("refused").to_string()
+        };
+        let map = |bytes: &'static [u8]| move |d: &mut Description| d.normalizer.charsmap = bytes.to_vec();
+        for (expected, error) in [
+            ("it has no pieces", message(vec![], &|d| d.pieces.clear())),
+            ("no piece stands for the unknown", message(vec![], &|d| d.pieces[0].kind = Normal)),
+            ("both stand for the unknown", message(vec![piece("x", 0.0, Unknown)], &|_| {})),
+            ("have the same text \"x\"", message(vec![piece("x", 0.0, Normal), piece("x", 0.0, Normal)], &|_| {})),
+            ("piece 1 has no text", message(vec![piece("", 0.0, Normal)], &|_| {})),
+            ("has the score NaN", message(vec![piece("x", f32::NAN, Normal)], &|_| {})),
+            ("is no byte", message(vec![piece("<0xG0>", 0.0, Byte)], &|_| {})),
+            ("<0x00> is missing", message(vec![], &|d| d.byte_fallback = true)),
+            ("fewer than four bytes", message(vec![], &map(&[1]))),
+            ("claims 4294967295 bytes, 1 are there", message(vec![], &map(&[255, 255, 255, 255, 0]))),
+            ("not a multiple of four", message(vec![], &map(&[1, 0, 0, 0, 0]))),
+            ("texts are not UTF-8", message(vec![], &map(&[0, 0, 0, 0, 255]))),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        for (bytes, expected) in [
+            (&b""[..], "it has no pieces"),
+            (b"\x0a", "it ends in the middle of a number"),
+            (b"\x0a\x7f", "a field claims 127 bytes, 0 are left"),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "more than ten bytes"),
+            (b"\x0b", "unknown wire type 3"),
+            (b"\x00\x00", "the number 0"),
+            (b"\x08\x01", "a piece is not stored as bytes"),
+            (b"\x0a\x03\x0a\x01\xff", "piece 0: its text is not UTF-8"),
+            (b"\x0a\x02\x18\x09", "piece 0: its type 9 is unknown"),
+            (b"\x12\x02\x18\x03", "its model type is `word`"),
+            (b"\x12\x02\x18\x09", "its model type 9 is unknown"),
+        ] {
+            let error = SentencePiece::from_bytes(bytes, "m.model").expect_err("refused");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(error.help().is_some());
+        }
+    }
+
+    #[test]
+    fn a_character_map_that_points_nowhere_changes_nothing() -> Result<()> {
+        // One unit whose children would lie far outside of the array.
+        let mut lying = description(Algorithm::Unigram, vec![piece("a", -1.0, PieceKind::Normal)]);
+        lying.normalizer.charsmap = [&[4, 0, 0, 0][..], &0xffff_fe00_u32.to_le_bytes(), b"x\0"].concat();
+        assert_eq!(SentencePiece::new(lying)?.encode("aa b"), [1, 1, 0]);
+        Ok(())
+    }
 }

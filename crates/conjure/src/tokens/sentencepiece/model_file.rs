@@ -110,7 +110,7 @@ impl<'a> Message<'a> {
 }
 
 /// Reads a whole model.
-pub(super) fn parse(bytes: &[u8]) -> Result<Description, String> {
+pub(in crate::tokens) fn parse(bytes: &[u8]) -> Result<Description, String> {
     let mut description = Description {
         algorithm: Algorithm::Unigram,
         pieces: Vec::new(),
