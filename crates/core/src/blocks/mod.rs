@@ -7,6 +7,7 @@ mod embedding;
 mod encoder_layer;
 mod linear;
 mod low_rank;
+mod matrix;
 mod norm;
 mod resnet_block;
 mod timestep_embedding;
