@@ -1,5 +1,6 @@
 //! Layers that models share, each once. Field path = checkpoint key.
 
+mod activation;
 mod attention;
 mod conv;
 mod downsample;
@@ -8,11 +9,13 @@ mod encoder_layer;
 mod linear;
 mod low_rank;
 mod norm;
+mod padding_mask;
 mod resnet_block;
 mod timestep_embedding;
 mod transformer_2d;
 mod upsample;
 
+pub use activation::Activation;
 pub use attention::{Attention, AttentionConfig, AttentionNames};
 pub use conv::Conv2d;
 pub use downsample::Downsample;
@@ -21,6 +24,7 @@ pub use encoder_layer::{EncoderLayer, EncoderLayerConfig, HiddenAct};
 pub use linear::Linear;
 pub use low_rank::LowRank;
 pub use norm::{GroupNorm, LayerNorm};
+pub use padding_mask::padding_mask;
 pub use resnet_block::{ResnetBlock, ResnetBlockConfig, TimeEmbeddingNorm};
 pub use timestep_embedding::{TimestepEmbedding, Timesteps};
 pub use transformer_2d::{BasicTransformerBlock, FeedForward, Transformer2d, Transformer2dConfig};
