@@ -87,7 +87,8 @@ impl Attention {
             (Some(bias), Some(mask)) => Some(bias.broadcast_add(mask)?), // (batch, heads, time, source)
             (bias, mask) => bias.or(mask).cloned(),
         };
-        let spec = AttentionSpec { scale: self.scale, causal: offsets.causal, mask: added.as_ref() };
+        let plain = AttentionSpec::new(self.head_dim);
+        let spec = AttentionSpec { scale: self.scale, causal: offsets.causal, mask: added.as_ref(), ..plain };
         if probe.wants(&self.path, Quantity::AttentionProbabilities) {
             let probabilities = ops::attention_probabilities(&q, k, spec)?;
             probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
