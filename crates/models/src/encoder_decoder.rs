@@ -243,8 +243,10 @@ impl EncoderDecoder {
             Head::Own(head) => head.forward(states),
             Head::Tied { factor, final_logits_bias } => {
                 let states = if *factor == 1.0 { states.clone() } else { (states * *factor)? };
-                let bias = final_logits_bias.as_ref().map(|bias| bias.squeeze(0)).transpose()?; // (vocabulary)
-                ops::linear(&states, self.target_embedding.weight(), bias.as_ref())
+                match final_logits_bias {
+                    Some(bias) => ops::linear(&states, self.target_embedding.weight(), Some(&bias.squeeze(0)?)),
+                    None => self.target_embedding.logits(&states),
+                }
             }
         }
     }
