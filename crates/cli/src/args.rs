@@ -1,5 +1,6 @@
 //! What can be asked for on the command line. Parsing never acts: it returns these structs and nothing else happens.
 
+use crate::embed_args::{EmbedArgs, SimilarArgs};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use conjure::data::emoji;
@@ -22,6 +23,10 @@ pub enum Command {
     Image(Box<ImageArgs>),
     /// Make a picture again from the recipe it carries, and say whether it is identical
     Replay(ReplayArgs),
+    /// Turn texts into vectors that tell how alike they are in meaning
+    Embed(EmbedArgs),
+    /// Find the lines of a file that mean nearly the same as a text
+    Similar(SimilarArgs),
     /// Look at models
     #[command(subcommand)]
     Models(ModelsCommand),

@@ -3,6 +3,8 @@
 mod args;
 mod cache;
 mod data;
+mod embed;
+mod embed_args;
 mod evaluate;
 mod image;
 mod interrupt;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Image(args) => image::run(*args),
         Command::Replay(args) => replay::run(args),
+        Command::Embed(args) => embed::embed(&args),
+        Command::Similar(args) => embed::similar(&args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(command) => evaluate::run(command),

@@ -2,6 +2,8 @@
 //!
 //! | module | question it answers |
 //! |---|---|
+//! | [`embed`] | which texts are alike in meaning? |
 //! | [`image`] | how do words become a picture? |
 
+pub mod embed;
 pub mod image;
