@@ -2,16 +2,21 @@
 
 mod args;
 mod cache;
+mod chat;
+mod chat_input;
 mod data;
 mod evaluate;
+mod explain;
 mod image;
 mod interrupt;
+mod language;
 mod models;
 mod output;
 mod preview;
 mod progress;
 mod replay;
 mod report;
+mod text;
 mod train;
 
 use args::{Arguments, Command};
@@ -28,6 +33,9 @@ fn main() -> ExitCode {
     interrupt::listen();
     let outcome = match arguments.command {
         Command::Image(args) => image::run(*args),
+        Command::Text(args) => text::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Explain(command) => explain::run(command),
         Command::Replay(args) => replay::run(args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),

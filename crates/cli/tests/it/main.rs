@@ -7,4 +7,5 @@ mod data;
 mod image;
 mod models;
 mod replay;
+mod text;
 mod train;

@@ -4,7 +4,7 @@ use super::grammar::Constraint;
 use super::next_token::NextToken;
 use super::request::{TextRequest, room};
 use super::stop::StopStrings;
-use conjure_core::rng::{self, Generator, Philox};
+use conjure_core::rng::{self, Philox};
 use conjure_core::sampling::text::{Chain, History, LogitFilter, argmax, draw, log_softmax, rank, top, uniform};
 use conjure_core::{Error, Result};
 use serde::Serialize;

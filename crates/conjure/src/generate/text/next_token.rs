@@ -56,11 +56,15 @@ impl<M: NextToken> Cached<M> {
     /// be read for its logits. How many ids of the prompt need not be read again.
     ///
     /// # Errors
-    /// Those of [`NextToken::rewind`].
+    /// The model cannot even forget everything.
     pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize> {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let keep = common.min(prompt.len().saturating_sub(1));
-        self.rewind(keep)?;
+        // A model with a sliding window may have dropped what it would see there: then all is read again.
+        if self.rewind(keep).is_err() {
+            self.rewind(0)?;
+            return Ok(0);
+        }
         Ok(keep)
     }
 }

@@ -1,0 +1,15 @@
+//! `conjure explain ...`.
+
+mod args;
+mod odds;
+
+pub use args::ExplainCommand;
+
+use conjure::Result;
+use std::process::ExitCode;
+
+pub fn run(command: ExplainCommand) -> Result<ExitCode> {
+    match command {
+        ExplainCommand::Odds(args) => odds::run(&args),
+    }
+}
