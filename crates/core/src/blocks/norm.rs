@@ -19,6 +19,13 @@ impl LayerNorm {
         Ok(Self { weight, bias, eps })
     }
 
+    /// `weight (features)` alone; the bias is 0 and no parameter.
+    pub fn without_bias(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(1.0))?;
+        let bias = weight.detach().zeros_like()?;
+        Ok(Self { weight, bias, eps })
+    }
+
     /// `x (..., features)`, shape unchanged.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
@@ -50,5 +57,39 @@ impl GroupNorm {
     /// `silu(self.forward(x))` in one pass.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
         ops::group_norm_silu(x, &self.weight, &self.bias, self.groups, self.eps)
+    }
+}
+
+/// RMSNorm over the last dimension.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    /// `1 + weight`, where the weight is stored without the 1.
+    offset: Option<Tensor>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// `weight (features)`.
+    pub fn new(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(1.0))?;
+        Ok(Self { weight, offset: None, eps })
+    }
+
+    /// `weight (features)`, to which 1 is added: Gemma's norm.
+    pub fn with_offset(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(0.0))?;
+        let offset = Some((&weight + 1.0)?);
+        Ok(Self { weight, offset, eps })
+    }
+
+    /// `x (..., features)`, shape unchanged.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.offset {
+            None => ops::rms_norm(x, &self.weight, self.eps),
+            // A weight that is trained changes after the layer is built.
+            Some(_) if self.weight.is_variable() => ops::rms_norm(x, &(&self.weight + 1.0)?, self.eps),
+            Some(offset) => ops::rms_norm(x, offset, self.eps),
+        }
     }
 }

@@ -6,6 +6,7 @@ mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
 mod logit_filters;
+mod gguf;
 mod ops;
 mod products;
 mod recompute;
