@@ -9,7 +9,7 @@ use crate::model_folder;
 use crate::tokens::{DecodeStream, Tokenizer};
 use conjure_core::blocks::KvCache;
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, Gguf, Params, TensorSource};
+use conjure_core::weights::{self, Params, TensorSource};
 use conjure_core::{DType, Device, Error, Result, Tensor};
 use conjure_models::decoder::{self, Decoder, DecoderConfig};
 use std::path::Path;
@@ -60,11 +60,10 @@ impl LanguageModel {
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
-        let file = Gguf::open(path)?;
-        let config = DecoderConfig::from_gguf(file.metadata())?;
-        let tokenizer = Tokenizer::from_gguf(file.metadata())?;
-        let source = decoder::gguf::renamed(Arc::new(file), &config)?;
-        Self::assemble(path, &config, source, Some(tokenizer))
+        let source = weights::open(path)?;
+        let config = DecoderConfig::from_gguf(source.as_ref()).map_err(|error| in_file(path, error))?;
+        let tokenizer = source.gguf().map(Tokenizer::from_gguf).transpose()?;
+        Self::assemble(path, &config, source, tokenizer)
     }
 
     fn assemble(
