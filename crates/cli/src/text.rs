@@ -106,12 +106,13 @@ fn describe(model: &LanguageModel, prompt: &[u32], made: &Generated, request: &T
         })
     };
     let stats = made.stats;
+    let stop = if let Finish::Stop(stop) = &made.finish { Some(stop) } else { None };
     let mut value = json!({
         "prompt_tokens": prompt,
         "tokens": made.ids,
         "text": made.text,
         "finish": made.finish.name(),
-        "stop": if let Finish::Stop(stop) = &made.finish { Some(stop) } else { None },
+        "stop": stop,
         "closing_tokens": closed(made).unwrap_or(0),
         "seed": seed,
         "prompt_tokens_per_second": stats.prompt_tokens_per_second(),

@@ -22,12 +22,13 @@ pub(super) const MAX_NESTING: usize = 200;
 /// Longest token in bytes that takes part; longer ones, which some vocabularies have for runs of spaces, are not allowed
 /// in constrained text.
 const MAX_TOKEN: usize = 128;
-/// Beginnings that are looked at to find how a text can end.
-const MAX_SEARCH: usize = 4_000;
+/// How many tokens an end may take, tried one after the other, and how many beginnings are looked at for each.
+const LENGTHS: [usize; 4] = [32, 128, 512, 2048];
+const MAX_SEARCH: usize = 2_500;
 /// Ways to go on that are tried at each of them.
 const BRANCHES: usize = 8;
 /// What usually closes something, best first; then what usually is the least that can stand somewhere.
-const CLOSERS: &[u8] = b"}])\">;.\n0a1, -:x";
+const CLOSERS: &[u8] = b"\"}])>;.\n0a1, -:x";
 
 /// What a text has to match, whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,7 +165,17 @@ pub struct Constraint {
 /// A beginning that the search for an end came to.
 struct Beginning {
     matcher: Matcher,
-    ids: Vec<u32>,
+    length: usize,
+    /// The beginning that it continues, and by which token.
+    from: Option<(usize, u32)>,
+}
+
+/// How a search ended that found no end.
+enum NoEnd {
+    /// Every text was tried.
+    Exhausted,
+    /// There are more and longer ones.
+    TooFar,
 }
 
 impl Constraint {
@@ -240,28 +251,58 @@ impl Constraint {
         if ends(&mut start) {
             return Ok(Vec::new());
         }
-        // Dijkstra's search: a token costs 1, and more where it is less likely to lead to an end.
-        let mut beginnings = vec![Beginning { matcher: start, ids: Vec::new() }];
-        let mut queue = BinaryHeap::from([Reverse((0_usize, 0_usize))]);
-        while let Some(Reverse((cost, at))) = queue.pop() {
-            let next = self.ways_on(&mut beginnings[at].matcher);
-            for (place, id) in next.into_iter().enumerate() {
-                if beginnings.len() >= MAX_SEARCH {
-                    return Err(missing());
+        for length in LENGTHS {
+            match self.search(start.clone(), length) {
+                Ok(ids) => return Ok(ids),
+                Err(NoEnd::Exhausted) => break,
+                Err(NoEnd::TooFar) => {}
+            }
+        }
+        Err(missing())
+    }
+
+    /// An end of at most `most` tokens. The way that is likeliest to lead to one is followed first, as far as it goes; then
+    /// those that leave it at one place, the last place first, and so on.
+    fn search(&self, start: Matcher, most: usize) -> std::result::Result<Vec<u32>, NoEnd> {
+        let mut beginnings: Vec<Beginning> = Vec::new();
+        // The least unlikely first, of those the longest, of those the one found first.
+        let mut queue = BinaryHeap::new();
+        let mut cut = false;
+        let mut next = Some((0, Beginning { matcher: start, length: 0, from: None }));
+        while let Some((unlikely, mut beginning)) = next.take() {
+            let at = beginnings.len();
+            if beginning.length < most {
+                for (place, id) in self.ways_on(&mut beginning.matcher).into_iter().enumerate() {
+                    queue.push(Reverse((unlikely + place, most - beginning.length, at, id)));
                 }
+            } else {
+                cut = true;
+            }
+            beginnings.push(beginning);
+            while let Some(Reverse((unlikely, _, at, id))) = queue.pop() {
                 let mut matcher = beginnings[at].matcher.clone();
                 if matcher.consume_token(id).is_err() {
                     continue;
                 }
-                let ids: Vec<u32> = beginnings[at].ids.iter().copied().chain([id]).collect();
                 if ends(&mut matcher) {
+                    let mut ids = vec![id];
+                    let mut at = at;
+                    while let Some((before, id)) = beginnings[at].from {
+                        ids.push(id);
+                        at = before;
+                    }
+                    ids.reverse();
                     return Ok(ids);
                 }
-                queue.push(Reverse((cost + 1 + place, beginnings.len())));
-                beginnings.push(Beginning { matcher, ids });
+                if beginnings.len() >= MAX_SEARCH {
+                    return Err(NoEnd::TooFar);
+                }
+                let length = beginnings[at].length + 1;
+                next = Some((unlikely, Beginning { matcher, length, from: Some((at, id)) }));
+                break;
             }
         }
-        Err(missing())
+        Err(if cut { NoEnd::TooFar } else { NoEnd::Exhausted })
     }
 
     /// Some of the tokens that may come next, those that are likely to lead to an end first.

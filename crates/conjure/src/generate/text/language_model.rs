@@ -54,8 +54,8 @@ impl LanguageModel {
         let text = model_folder::read_text(&place)?.ok_or_else(|| Error::file(&place, "not found").with_help(HELP))?;
         let config = DecoderConfig::from_json(&text).map_err(|error| in_file(&place, error))?;
         let source = weights::open(weights::locate(path)?)?;
-        let has = |name: &&str| path.join(name).is_file();
-        let tokenizer = TOKENIZER_FILES.iter().any(|name| has(&name)).then(|| Tokenizer::from_folder(path)).transpose()?;
+        let has_one = TOKENIZER_FILES.iter().any(|name| path.join(name).is_file());
+        let tokenizer = has_one.then(|| Tokenizer::from_folder(path)).transpose()?;
         Self::assemble(path, &config, source, tokenizer)
     }
 
