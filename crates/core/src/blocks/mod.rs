@@ -13,7 +13,7 @@ mod timestep_embedding;
 mod transformer_2d;
 mod upsample;
 
-pub use attention::{Attention, AttentionConfig, AttentionNames};
+pub use attention::{Attention, AttentionConfig, AttentionNames, attend};
 pub use conv::Conv2d;
 pub use downsample::Downsample;
 pub use embedding::Embedding;
