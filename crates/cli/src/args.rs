@@ -30,6 +30,9 @@ pub enum Command {
     /// Measure how well a model does
     #[command(subcommand)]
     Evaluate(EvaluateCommand),
+    /// See how a model does what it does
+    #[command(subcommand)]
+    Explain(crate::explain::ExplainCommand),
     /// Make data sets to train on
     #[command(subcommand)]
     Data(DataCommand),

@@ -4,6 +4,7 @@ mod args;
 mod cache;
 mod data;
 mod evaluate;
+mod explain;
 mod image;
 mod interrupt;
 mod models;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(command) => evaluate::run(command),
+        Command::Explain(command) => explain::run(command),
         Command::Data(command) => data::run(command),
     };
     match outcome {

@@ -1,0 +1,3 @@
+//! How a model does what it does, shown.
+
+pub mod attention;
