@@ -18,6 +18,7 @@ export function decodeBytes(text) {
 export function biasAt(layer, head, i, j) {
   const { bias, time, source } = layer;
   if (bias.causal && j + time > i + source) return -Infinity;
+  if (bias.window && j + time + bias.window <= i + source) return -Infinity;
   const own = bias.own_position_stays && j + time === i + source;
   if (!own && bias.hidden.includes(j)) return -Infinity;
   const part = (array, n, length) =>
@@ -76,10 +77,11 @@ export function weightsOf(layer, head, i) {
   const out = new Float32Array(source);
   const plain = !bias.by_distance && !bias.by_key && !bias.by_pair && bias.hidden.length === 0;
   const end = bias.causal ? Math.min(source, i + source - time + 1) : source;
+  const start = bias.window ? Math.max(0, i + source - time + 1 - bias.window) : 0;
   const x = new Float64Array(end);
   const from = (head * time + i) * d;
   let max = -Infinity;
-  for (let j = 0; j < end; j++) {
+  for (let j = start; j < end; j++) {
     const at = (kv * source + j) * d;
     let score = 0;
     for (let n = 0; n < d; n++) score += q[from + n] * k[at + n];
@@ -90,8 +92,8 @@ export function weightsOf(layer, head, i) {
   }
   if (max === -Infinity) return out;
   let total = 0;
-  for (let j = 0; j < end; j++) total += x[j] = Math.exp(x[j] - max);
-  for (let j = 0; j < end; j++) out[j] = x[j] / total;
+  for (let j = start; j < end; j++) total += x[j] = Math.exp(x[j] - max);
+  for (let j = start; j < end; j++) out[j] = x[j] / total;
   return out;
 }
 

@@ -56,8 +56,12 @@ pub fn attend(
     path: &str,
     probe: &mut dyn Probe,
 ) -> Result<Tensor> {
-    for (quantity, value) in [(Quantity::Query, q), (Quantity::Key, k), (Quantity::Value, v)] {
-        offer(probe, path, quantity, value)?;
+    offer(probe, path, Quantity::Query, q)?;
+    for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
+        if probe.wants(path, quantity) {
+            // A cache's memory is written again; what a probe has seen must stay.
+            probe.observe(path, quantity, &value.copy()?)?;
+        }
     }
     let what_if = probe.what_if(path);
     let hidden = what_if.as_ref().map(|change| change.mask(q, k, spec.mask)).transpose()?.flatten();

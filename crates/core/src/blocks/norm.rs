@@ -52,3 +52,37 @@ impl GroupNorm {
         ops::group_norm_silu(x, &self.weight, &self.bias, self.groups, self.eps)
     }
 }
+
+/// RMSNorm over the last dimension.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    /// `1 + weight`, where the weight is stored without the 1.
+    offset: Option<Tensor>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// `weight (features)`.
+    pub fn new(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(1.0))?;
+        Ok(Self { weight, offset: None, eps })
+    }
+
+    /// `weight (features)`, to which 1 is added: Gemma's norm.
+    pub fn with_offset(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(0.0))?;
+        let offset = Some((&weight + 1.0)?);
+        Ok(Self { weight, offset, eps })
+    }
+
+    /// `x (..., features)`, shape unchanged.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.offset {
+            None => ops::rms_norm(x, &self.weight, self.eps),
+            // A weight that is trained changes after the layer is built.
+            Some(_) if self.weight.is_variable() => ops::rms_norm(x, &(&self.weight + 1.0)?, self.eps),
+            Some(offset) => ops::rms_norm(x, offset, self.eps),
+        }
+    }
+}

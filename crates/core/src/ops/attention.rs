@@ -15,7 +15,11 @@ pub struct AttentionSpec<'a> {
     pub scale: f64,
     /// Whether query `i` of `t` sees only the keys up to `i + s - t` of `s`.
     pub causal: bool,
-    /// Added to the scaled scores (negative infinity hides a key); broadcastable to `(batch, heads, t, s)`.
+    /// How many of the keys up to `i + s - t` query `i` sees, from the last back: a sliding window (Beltagy et al. 2020).
+    pub window: Option<usize>,
+    /// `c` in `c tanh(score / c)`, by which Gemma 2 squeezes the scaled scores.
+    pub soft_cap: Option<f64>,
+    /// Added to the scaled and squeezed scores (negative infinity hides a key); broadcastable to `(batch, heads, t, s)`.
     /// No gradient flows into it.
     pub mask: Option<&'a Tensor>,
 }
@@ -23,7 +27,7 @@ pub struct AttentionSpec<'a> {
 impl AttentionSpec<'_> {
     /// Full attention with the paper's scale for heads of `head_dim`.
     pub fn new(head_dim: usize) -> Self {
-        Self { scale: 1.0 / (head_dim as f64).sqrt(), causal: false, mask: None }
+        Self { scale: 1.0 / (head_dim as f64).sqrt(), causal: false, window: None, soft_cap: None, mask: None }
     }
 }
 
@@ -38,15 +42,26 @@ impl AttentionSpec<'_> {
 /// The shapes do not fit each other.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, &spec)?;
-    if !on_cpu_in_f32(&[q, k, v]) || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask])) {
+    let masked_and_squeezed = spec.mask.is_some() && spec.soft_cap.is_some();
+    if masked_and_squeezed
+        || !on_cpu_in_f32(&[q, k, v])
+        || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask]))
+    {
         return plain::attention(q, k, v, spec);
     }
     let mask = match spec.mask {
         Some(mask) => Some(mask.detach().broadcast_as((sizes.batch, sizes.heads, sizes.t, sizes.s))?),
         None => None,
     };
-    let operation =
-        Attention { sizes, scale: spec.scale as f32, causal: spec.causal, mask, statistics: OnceLock::new() };
+    let operation = Attention {
+        sizes,
+        scale: spec.scale as f32,
+        causal: spec.causal,
+        window: spec.window,
+        soft_cap: spec.soft_cap.map(|cap| cap as f32),
+        mask,
+        statistics: OnceLock::new(),
+    };
     let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
     let y = q.apply_op3(&k, &v, operation)?; // (batch, t, heads, value_dim)
     Ok(y.transpose(1, 2)?)
@@ -100,6 +115,8 @@ struct Attention {
     sizes: Sizes,
     scale: f32,
     causal: bool,
+    window: Option<usize>,
+    soft_cap: Option<f32>,
     /// Broadcast to `(batch, heads, t, s)` by strides, without a copy.
     mask: Option<Tensor>,
     /// Set by the forward pass, for the backward pass.
@@ -110,8 +127,20 @@ impl Attention {
     /// Calls `work` with the kernel's description of this attention.
     fn with_problem<T>(&self, work: impl FnOnce(&Problem<'_>) -> candle_core::Result<T>) -> candle_core::Result<T> {
         let Sizes { batch, heads, kv_heads, t, s, head_dim, value_dim } = self.sizes;
-        let (scale, causal) = (self.scale, self.causal);
-        let problem = Problem { batch, heads, kv_heads, t, s, head_dim, value_dim, scale, causal, mask: None };
+        let problem = Problem {
+            batch,
+            heads,
+            kv_heads,
+            t,
+            s,
+            head_dim,
+            value_dim,
+            scale: self.scale,
+            causal: self.causal,
+            window: self.window,
+            soft_cap: self.soft_cap,
+            mask: None,
+        };
         match &self.mask {
             None => work(&problem),
             Some(mask) => with_storage(mask, |storage, layout| {
@@ -215,12 +244,21 @@ pub mod plain {
         let k = repeat_heads(k, heads)?;
         let s = k.dim(2)?;
         let mut scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * spec.scale)?; // (batch, heads, t, s)
+        if let Some(cap) = spec.soft_cap {
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
         if let Some(mask) = spec.mask {
             scores = scores.broadcast_add(&mask.detach())?;
         }
-        if spec.causal {
-            let hidden: Vec<f32> =
-                (0..t).flat_map(|i| (0..s).map(move |j| if j + t > i + s { f32::NEG_INFINITY } else { 0.0 })).collect();
+        if spec.causal || spec.window.is_some() {
+            let is_hidden = |i: usize, j: usize| {
+                let later = spec.causal && j + t > i + s;
+                let behind = spec.window.is_some_and(|window| (j + t).saturating_add(window) <= i + s);
+                later || behind
+            };
+            let hidden: Vec<f32> = (0..t)
+                .flat_map(|i| (0..s).map(move |j| if is_hidden(i, j) { f32::NEG_INFINITY } else { 0.0 }))
+                .collect();
             let hidden = Tensor::from_vec(hidden, (1, 1, t, s), q.device())?.to_dtype(q.dtype())?;
             scores = scores.broadcast_add(&hidden)?;
         }

@@ -135,6 +135,8 @@ struct Shapes {
     head_dim: usize,
     value_dim: usize,
     causal: bool,
+    window: Option<usize>,
+    soft_cap: Option<f64>,
     /// Which dimensions of the mask are broadcast, or no mask.
     mask: Option<[bool; 4]>,
     /// Whether queries, keys and values are transposed views of `(batch, time, heads, dim)`.
@@ -143,7 +145,7 @@ struct Shapes {
 
 impl Shapes {
     fn with_case(self, check: impl Fn(Case<'_>)) {
-        let Self { batch, kv_heads, group, t, s, head_dim, value_dim, causal, transposed, .. } = self;
+        let Self { batch, kv_heads, group, t, s, head_dim, value_dim, causal, window, soft_cap, transposed, .. } = self;
         let heads = kv_heads * group;
         let mask = self.mask.map(|broadcast| {
             let full = [batch, heads, t, s];
@@ -161,7 +163,7 @@ impl Shapes {
         let view = |x: &Tensor| if transposed { x.transpose(1, 2).unwrap() } else { x.clone() };
         let call = |inputs: &[Tensor], f: fn(&Tensor, &Tensor, &Tensor, AttentionSpec<'_>) -> Result<Tensor>| {
             let mask = mask.as_ref().map(|mask| mask.to_dtype(inputs[0].dtype()).unwrap());
-            let spec = AttentionSpec { causal, mask: mask.as_ref(), ..AttentionSpec::new(head_dim) };
+            let spec = AttentionSpec { causal, window, soft_cap, mask: mask.as_ref(), ..AttentionSpec::new(head_dim) };
             f(&view(&inputs[0]), &view(&inputs[1]), &view(&inputs[2]), spec)
         };
         let shape = |heads, time, dim| if transposed { [batch, time, heads, dim] } else { [batch, heads, time, dim] };
@@ -192,6 +194,8 @@ const SELF_ATTENTION: Shapes = Shapes {
     head_dim: 40,
     value_dim: 40,
     causal: false,
+    window: None,
+    soft_cap: None,
     mask: None,
     transposed: true,
 };
@@ -211,6 +215,16 @@ fn attention_cases() -> Vec<Shapes> {
         Shapes { mask: Some([false, true, true, false]), group: 2, ..own },
         Shapes { mask: Some([true, true, false, false]), causal: true, ..own },
         Shapes { mask: Some([true, false, false, true]), transposed: false, ..own },
+        Shapes { causal: true, window: Some(20), ..own },
+        Shapes { t: 130, s: 150, causal: true, window: Some(5), group: 2, ..own },
+        Shapes { causal: true, window: Some(20), mask: Some([false; 4]), ..own },
+        Shapes { window: Some(9), ..own },
+        Shapes { causal: true, soft_cap: Some(3.0), window: Some(33), ..own },
+        Shapes { soft_cap: Some(0.5), mask: Some([false; 4]), ..own },
+        // Few queries: several pieces of keys.
+        Shapes { t: 2, s: 700, group: 2, causal: true, soft_cap: Some(3.0), ..own },
+        Shapes { t: 3, s: 600, causal: true, window: Some(300), mask: Some([false, true, true, false]), ..own },
+        Shapes { t: 1, s: 300, group: 4, window: Some(20), head_dim: 67, value_dim: 131, transposed: false, ..own },
     ]
 }
 
@@ -461,9 +475,11 @@ proptest! {
         (t, s) in (1usize..120, 1usize..150),
         (head_dim, value_dim) in (1usize..90, 1usize..90),
         (causal, transposed) in (any::<bool>(), any::<bool>()),
+        (window, soft_cap) in (proptest::option::of(1usize..100), proptest::option::of(0.5f64..5.0)),
         mask in proptest::option::of(any::<[bool; 4]>()),
     ) {
-        let shapes = Shapes { batch, kv_heads, group, t, s, head_dim, value_dim, causal, mask, transposed };
+        let shapes =
+            Shapes { batch, kv_heads, group, t, s, head_dim, value_dim, causal, window, soft_cap, mask, transposed };
         shapes.with_case(|case| case.check(2e-5));
     }
 

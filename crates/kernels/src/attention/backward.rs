@@ -1,7 +1,7 @@
 //! The backward pass: probabilities are computed again from the saved row statistics.
 
 use super::forward::{Lanes, QueryBlock};
-use super::tile::{Left, VECTORS, multiply, pack, scores, unpack, width};
+use super::tile::{Left, VECTORS, multiply, pack, scores, squeeze, squeeze_slope, unpack, width};
 use super::{Problem, RowStatistics, View, block_size};
 use crate::disjoint::Disjoint;
 use crate::exp::exp;
@@ -122,7 +122,7 @@ impl Kernel for QueryGradient<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { block, shared: Shared { problem, q, k, v, d_out, statistics, delta }, .. } = self;
-        let Problem { head_dim, value_dim, scale, mask, .. } = *problem;
+        let Problem { head_dim, value_dim, scale, mask, soft_cap, .. } = *problem;
         let width = width::<S>();
         let keys = block_size(problem.s, ROWS);
         let mut packed_q = Scratch::new(head_dim * width);
@@ -140,9 +140,9 @@ impl Kernel for QueryGradient<'_> {
             rows[2 * width + lane] = delta[index];
         }
 
-        let (all_see, visible) = block.visible();
-        for first in (0..visible).step_by(keys) {
-            let count = (visible - first).min(keys);
+        let seen = block.seen();
+        for first in (seen.first..seen.end).step_by(keys) {
+            let count = (seen.end - first).min(keys);
             let key = k.offset(block.batch, block.kv_head, first);
             let value = v.offset(block.batch, block.kv_head, first);
             // SAFETY: `check` has seen that the views hold all rows; the scratch has `width` columns and as many rows
@@ -150,7 +150,10 @@ impl Kernel for QueryGradient<'_> {
             unsafe {
                 let (key, value) = (k.data.as_ptr().add(key), v.data.as_ptr().add(value));
                 scores(s, key, k.strides[2], count, head_dim, packed_q.as_ptr(), probabilities.as_mut_ptr());
-                if mask.is_some() || first + count > all_see {
+                if let Some(cap) = soft_cap {
+                    squeeze(s, cap, probabilities.as_mut_ptr(), count * width);
+                }
+                if mask.is_some() || first < seen.all_from || first + count > seen.all_to {
                     block.add_bias(first, count, width, &mut probabilities);
                 }
                 scores(s, value, v.strides[2], count, value_dim, packed_d_out.as_ptr(), d_scores.as_mut_ptr());
@@ -160,7 +163,11 @@ impl Kernel for QueryGradient<'_> {
                         (s.load(lane), s.load(lane.add(width)), s.load(lane.add(2 * width)));
                     for j in 0..count {
                         let at = j * width + i * S::LANES;
-                        let p = s.mul(exp(s, s.sub(s.load(probabilities.as_ptr().add(at)), max)), inverse_sum);
+                        let score = s.load(probabilities.as_ptr().add(at));
+                        let mut p = s.mul(exp(s, s.sub(score, max)), inverse_sum);
+                        if let Some(cap) = soft_cap {
+                            p = s.mul(p, squeeze_slope(s, cap, score));
+                        }
                         let to = d_scores.as_mut_ptr().add(at);
                         s.store(to, s.mul(p, s.sub(s.load(to), delta)));
                     }
@@ -211,7 +218,7 @@ impl Kernel for KeyGradient<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Shared { problem, q, k, v, d_out, statistics, delta } = self.shared;
-        let Problem { head_dim, value_dim, scale, mask, heads, t, .. } = *problem;
+        let Problem { head_dim, value_dim, scale, mask, soft_cap, heads, t, .. } = *problem;
         let width = width::<S>();
         let queries = block_size(t, ROWS);
         let mut packed_k = Scratch::new(head_dim * width);
@@ -226,7 +233,7 @@ impl Kernel for KeyGradient<'_> {
         for head in self.kv_head * problem.group()..(self.kv_head + 1) * problem.group() {
             for first in (0..t).step_by(queries) {
                 let count = (t - first).min(queries);
-                if problem.visible(first + count - 1) <= self.first {
+                if problem.visible(first + count - 1) <= self.first || problem.hidden(first) >= self.first + self.count {
                     continue;
                 }
                 let query = q.offset(self.batch, head, first);
@@ -237,12 +244,18 @@ impl Kernel for KeyGradient<'_> {
                     let (query, d_row) = (q.data.as_ptr().add(query), d_out.data.as_ptr().add(d_row));
                     let (p, ds) = (probabilities.as_mut_ptr(), d_scores.as_mut_ptr());
                     scores(s, query, q.strides[2], count, head_dim, packed_k.as_ptr(), p);
-                    if mask.is_some() || problem.visible(first) < self.first + self.count {
+                    if let Some(cap) = soft_cap {
+                        squeeze(s, cap, p, count * width);
+                    }
+                    let some_hidden = problem.hidden(first + count - 1) > self.first;
+                    if mask.is_some() || some_hidden || problem.visible(first) < self.first + self.count {
                         for (i, scores) in probabilities.chunks_exact_mut(width).take(count).enumerate() {
                             if mask.is_none() {
-                                // Only what the causal rule hides changes.
-                                let seen = problem.visible(first + i).saturating_sub(self.first).min(self.count);
-                                scores[seen..self.count].fill(f32::NEG_INFINITY);
+                                // Only what the causal rule and the window hide changes.
+                                let to = problem.visible(first + i).saturating_sub(self.first).min(self.count);
+                                let from = problem.hidden(first + i).saturating_sub(self.first).min(self.count);
+                                scores[..from].fill(f32::NEG_INFINITY);
+                                scores[to..self.count].fill(f32::NEG_INFINITY);
                                 continue;
                             }
                             for (j, score) in scores[..self.count].iter_mut().enumerate() {
@@ -257,9 +270,14 @@ impl Kernel for KeyGradient<'_> {
                         let delta = s.splat(delta[row + i]);
                         for at in (i * width..(i + 1) * width).step_by(S::LANES) {
                             let (p, ds) = (probabilities.as_mut_ptr().add(at), d_scores.as_mut_ptr().add(at));
-                            let probability = s.mul(exp(s, s.sub(s.load(p), max)), inverse_sum);
+                            let score = s.load(p);
+                            let probability = s.mul(exp(s, s.sub(score, max)), inverse_sum);
                             s.store(p, probability);
-                            s.store(ds, s.mul(probability, s.sub(s.load(ds), delta)));
+                            let mut d_score = s.mul(probability, s.sub(s.load(ds), delta));
+                            if let Some(cap) = soft_cap {
+                                d_score = s.mul(d_score, squeeze_slope(s, cap, score));
+                            }
+                            s.store(ds, d_score);
                         }
                     }
                     let keep = Some([s.splat(1.0); VECTORS]);

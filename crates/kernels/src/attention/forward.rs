@@ -1,7 +1,7 @@
 //! The forward pass.
 
-use super::tile::{Left, VECTORS, multiply, pack, scores, unpack, width};
-use super::{Problem, RowStatistics, View, block_size};
+use super::tile::{Left, VECTORS, multiply, pack, scores, squeeze, unpack, width};
+use super::{Problem, RowStatistics, View, block_size, few};
 use crate::disjoint::Disjoint;
 use crate::exp::exp;
 use crate::scratch::Scratch;
@@ -11,7 +11,7 @@ use crate::threads;
 /// Keys in a block: their scores against a block of queries fit into the first cache.
 const KEYS: usize = 96;
 
-/// `softmax(q k^T * scale + mask) v`.
+/// `softmax(q k^T * scale + mask) v`, with what else [`Problem`] says.
 ///
 /// `q (batch, heads, t, head_dim)`, `k (batch, kv_heads, s, head_dim)`, `v (batch, kv_heads, s, value_dim)` are read by
 /// strides; `out (batch, t, heads, value_dim)` is contiguous. Rows that see no key are 0.
@@ -24,6 +24,10 @@ pub fn forward(problem: &Problem<'_>, q: View<'_>, k: View<'_>, v: View<'_>, out
     let rows = problem.batch * problem.heads * problem.t;
     let mut statistics = RowStatistics { max: vec![0.0; rows], inverse_sum: vec![0.0; rows] };
     let lanes = dispatch(Lanes);
+    if few::suits(problem, lanes) {
+        few::forward(problem, q, k, v, out, &mut statistics);
+        return statistics;
+    }
     // The query heads that share a key head are handled together, as if they were one longer sequence.
     let blocks = (problem.group() * problem.t).div_ceil(lanes);
     let (out, max) = (Disjoint::new(out), Disjoint::new(&mut statistics.max));
@@ -48,6 +52,19 @@ impl Kernel for Lanes {
     fn run<S: Simd>(self, _: S) -> usize {
         width::<S>()
     }
+}
+
+/// The keys that the queries of a block see.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// The first key that any of them sees.
+    pub first: usize,
+    /// The first key that all of them see.
+    pub all_from: usize,
+    /// The number of keys, from the first of all, that all of them see but for the window.
+    pub all_to: usize,
+    /// One past the last key that any of them sees.
+    pub end: usize,
 }
 
 /// The queries in the lanes of a task: `count` rows from `first` on of the heads that read `kv_head`, one head's
@@ -76,14 +93,22 @@ impl QueryBlock<'_> {
         (self.batch * self.problem.heads + head) * self.problem.t + time
     }
 
-    /// The least and the largest number of keys that a lane sees under the causal rule.
-    pub fn visible(&self) -> (usize, usize) {
-        if !self.problem.causal {
-            return (self.problem.s, self.problem.s);
+    /// The keys that the lanes see under the causal rule and the window.
+    pub fn seen(&self) -> Seen {
+        let all = self.problem.s;
+        if !self.problem.causal && self.problem.window.is_none() {
+            return Seen { first: 0, all_from: 0, all_to: all, end: all };
         }
-        (0..self.count).fold((usize::MAX, 0), |(least, most), lane| {
-            let visible = self.problem.visible(self.row(lane).1);
-            (least.min(visible), most.max(visible))
+        let none = Seen { first: all, all_from: 0, all_to: all, end: 0 };
+        (0..self.count).fold(none, |seen, lane| {
+            let time = self.row(lane).1;
+            let (hidden, visible) = (self.problem.hidden(time), self.problem.visible(time));
+            Seen {
+                first: seen.first.min(hidden),
+                all_from: seen.all_from.max(hidden),
+                all_to: seen.all_to.min(visible),
+                end: seen.end.max(visible),
+            }
         })
     }
 
@@ -116,9 +141,13 @@ impl QueryBlock<'_> {
         for lane in 0..self.count {
             let (head, time) = self.row(lane);
             if self.problem.mask.is_none() {
-                // Only what the causal rule hides changes.
-                let seen = self.problem.visible(time).saturating_sub(first_key);
-                for score in scores[lane..].iter_mut().step_by(width).take(keys).skip(seen) {
+                // Only what the causal rule and the window hide changes.
+                let to = self.problem.visible(time).saturating_sub(first_key);
+                let from = self.problem.hidden(time).saturating_sub(first_key);
+                for score in scores[lane..].iter_mut().step_by(width).take(keys.min(from)) {
+                    *score = f32::NEG_INFINITY;
+                }
+                for score in scores[lane..].iter_mut().step_by(width).take(keys).skip(to) {
                     *score = f32::NEG_INFINITY;
                 }
                 continue;
@@ -145,7 +174,7 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { block, q, k, v, .. } = self;
-        let Problem { head_dim, value_dim, scale, mask, .. } = *block.problem;
+        let Problem { head_dim, value_dim, scale, mask, soft_cap, .. } = *block.problem;
         let width = width::<S>();
         let keys = block_size(block.problem.s, KEYS);
         let mut packed_q = Scratch::new(head_dim * width);
@@ -153,12 +182,12 @@ impl Kernel for Forward<'_> {
         let mut values = Scratch::new(value_dim * width);
         block.pack(&q, head_dim, scale, width, &mut packed_q);
 
-        let (all_see, visible) = block.visible();
+        let seen = block.seen();
         // The maximum starts at the least finite number, so that hidden scores, minus infinity, become 0 and never NaN.
         let mut max = [s.splat(f32::MIN); VECTORS];
         let mut sum = [s.splat(0.0); VECTORS];
-        for first in (0..visible).step_by(keys) {
-            let count = (visible - first).min(keys);
+        for first in (seen.first..seen.end).step_by(keys) {
+            let count = (seen.end - first).min(keys);
             let key = k.offset(block.batch, block.kv_head, first);
             let value = v.offset(block.batch, block.kv_head, first);
             // SAFETY: `check` has seen that the views hold all rows; the scratch has `width` columns and as many rows
@@ -166,7 +195,10 @@ impl Kernel for Forward<'_> {
             unsafe {
                 let p = probabilities.as_mut_ptr();
                 scores(s, k.data.as_ptr().add(key), k.strides[2], count, head_dim, packed_q.as_ptr(), p);
-                if mask.is_some() || first + count > all_see {
+                if let Some(cap) = soft_cap {
+                    squeeze(s, cap, p, count * width);
+                }
+                if mask.is_some() || first < seen.all_from || first + count > seen.all_to {
                     block.add_bias(first, count, width, &mut probabilities);
                 }
                 let factor = softmax_block(s, probabilities.as_mut_ptr(), count, &mut max, &mut sum);

@@ -4,8 +4,12 @@
 //! queries in the lanes, keys and values are read where they lie, one number broadcast at a time; the row maximum and
 //! the row sum of softmax are sums over vectors, never across lanes; and a head's width needs no padding.
 //! The gradient for keys and values swaps the roles: keys in the lanes, a walk over the queries.
+//!
+//! Where few queries read a key head, as when a text is written token by token, most lanes would be idle: `few` then takes
+//! one pass over the keys with their features in the lanes.
 
 mod backward;
+mod few;
 mod forward;
 mod tile;
 
@@ -33,7 +37,11 @@ pub struct Problem<'a> {
     pub scale: f32,
     /// Whether query `i` sees only the keys up to `i + s - t`.
     pub causal: bool,
-    /// Added to the scaled scores.
+    /// Of the keys up to `i + s - t`, how many query `i` sees, from the last back; all if `None`.
+    pub window: Option<usize>,
+    /// `c` in `c tanh(score / c)`, which the scaled scores are squeezed by. Not together with a mask in the gradient.
+    pub soft_cap: Option<f32>,
+    /// Added to the scaled, squeezed scores.
     pub mask: Option<Mask<'a>>,
 }
 
@@ -113,9 +121,14 @@ impl Problem<'_> {
         if self.causal { (i + 1 + self.s).saturating_sub(self.t).min(self.s) } else { self.s }
     }
 
+    /// The number of keys, from the first, that query `i` does not see because they are outside its window.
+    fn hidden(&self, i: usize) -> usize {
+        self.window.map_or(0, |window| (i + 1 + self.s).saturating_sub(self.t.saturating_add(window)).min(self.s))
+    }
+
     /// What is added to the score of query `i` and key `j`.
     fn bias(&self, batch: usize, head: usize, i: usize, j: usize) -> f32 {
-        if j >= self.visible(i) {
+        if j >= self.visible(i) || j < self.hidden(i) {
             return f32::NEG_INFINITY;
         }
         self.mask.map_or(0.0, |mask| {

@@ -1,5 +1,6 @@
 //! The small matrix products of attention, in registers.
 
+use crate::exp::sigmoid;
 use crate::gemm::pack::transpose;
 use crate::isa::isa;
 use crate::simd::Simd;
@@ -184,4 +185,29 @@ pub(super) unsafe fn scores<S: Simd>(
         }
         first += PIECE;
     }
+}
+
+/// Squeezes `len` scores, a multiple of the lanes, to `cap * tanh(score / cap)`.
+///
+/// # Safety
+/// `scores` holds as many.
+#[inline(always)]
+pub(super) unsafe fn squeeze<S: Simd>(s: S, cap: f32, scores: *mut f32, len: usize) {
+    let (to_sigmoid, cap2, cap) = (s.splat(2.0 / cap), s.splat(2.0 * cap), s.splat(cap));
+    for at in (0..len).step_by(S::LANES) {
+        // SAFETY: the caller vouches for `len` numbers.
+        unsafe {
+            let to = scores.add(at);
+            // tanh(x) = 2 sigmoid(2 x) - 1
+            let y = sigmoid(s, s.mul(s.load(to), to_sigmoid));
+            s.store(to, s.sub(s.mul(y, cap2), cap));
+        }
+    }
+}
+
+/// The derivative of [`squeeze`] where it gave `y`; 0 where the score is hidden.
+#[inline(always)]
+pub(super) fn squeeze_slope<S: Simd>(s: S, cap: f32, y: S::V) -> S::V {
+    let share = s.mul(s.max(s.splat(-cap), y), s.splat(1.0 / cap));
+    s.sub(s.splat(1.0), s.mul(share, share))
 }

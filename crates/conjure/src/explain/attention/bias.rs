@@ -12,6 +12,8 @@ use serde::Serialize;
 pub struct Bias {
     /// Negative infinity where `j > i + s - t`.
     pub causal: bool,
+    /// How many of the keys up to `i + s - t` are seen, from the last back; all unless given.
+    pub window: Option<usize>,
     /// `(1 or heads, t + s - 1)`, entry `j - i + t - 1`.
     pub by_distance: Option<Array>,
     /// `(1 or heads, s)`, entry `j`.
@@ -35,7 +37,8 @@ impl Bias {
         hidden: &[usize],
         own_position_stays: bool,
     ) -> Result<Self> {
-        let none = Self { causal: spec.causal, hidden: hidden.to_vec(), own_position_stays, ..Self::default() };
+        let AttentionSpec { causal, window, .. } = *spec;
+        let none = Self { causal, window, hidden: hidden.to_vec(), own_position_stays, ..Self::default() };
         let Some(mask) = spec.mask else { return Ok(none) };
         let (heads, rows) = first_text(mask, t, s)?;
         // A mask of every pair is made in order to hide keys even where there was none before.
@@ -68,8 +71,9 @@ impl Bias {
             array.as_ref().map_or(0.0, |a| a.data[if a.shape[0] > 1 { head } else { 0 } * len + n])
         };
         let after = self.causal && j + t > i + s;
+        let before = self.window.is_some_and(|window| (j + t).saturating_add(window) <= i + s);
         let hidden = self.hidden.contains(&j) && !(self.own_position_stays && j + t == i + s);
-        if after || hidden {
+        if after || before || hidden {
             return f32::NEG_INFINITY;
         }
         part(&self.by_distance, j + t - 1 - i, t + s - 1) + part(&self.by_key, j, s) + part(&self.by_pair, i * s + j, t * s)

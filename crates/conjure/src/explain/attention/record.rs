@@ -123,7 +123,7 @@ impl Recording {
             time,
             source,
             scale: seen.spec.scale,
-            soft_cap: soft_cap(seen),
+            soft_cap: seen.spec.soft_cap,
             bias: Bias::new(&seen.spec, (time, source), hidden, !is_cross(path))?,
             norms: norms(seen)?,
             whole,
@@ -162,10 +162,6 @@ impl Probe for Recording {
             silent_heads,
         })
     }
-}
-
-fn soft_cap(_seen: &SeenAttention<'_>) -> Option<f64> {
-    None
 }
 
 /// The first text of a batch.

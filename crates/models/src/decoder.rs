@@ -1,0 +1,3 @@
+//! Work in progress: the config.
+mod config;
+pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
