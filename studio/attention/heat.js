@@ -4,13 +4,23 @@ import { changeColour, css, styleColour, weightColour } from './colour.js';
 import { cut, el, inSlices, prepare, scrollBox, short, SLICE } from './dom.js';
 
 let heatMaps = 0;
+const gutters = new WeakMap();
+
+/** Room for the longest of the labels; of long texts, where few are seen at a time, as much as is ever given. */
+function gutterFor(rows, columns) {
+  if (!gutters.has(rows)) {
+    const longest = rows.length > 200 ? 20 : Math.max(...[...rows, ...columns].map((token) => token.text.length));
+    gutters.set(rows, Math.min(110, 18 + longest * 8));
+  }
+  return gutters.get(rows);
+}
 
 /**
  * A heat map's element and how to draw it. `source()` gives `{ matrix, rows, columns, change, row, word }`: a matrix as in
  * data.js or null, the tokens of its sides, whether it shows differences, the row to mark, and what a cell means in words.
  * `pick(i, j)` is called when a cell is chosen.
  */
-export function makeHeat(label, source, pick, tallest = 520) {
+export function makeHeat(label, source, pick, tallest = 640) {
   const name = `heat ${heatMaps++}`;
   const { box, spacer, canvas } = scrollBox(label, () => draw());
   const zoom = el('input', { type: 'range', min: 0, max: 100, value: 0, 'aria-label': `${label}: zoom`, input: () => draw() });
@@ -18,6 +28,7 @@ export function makeHeat(label, source, pick, tallest = 520) {
   const tools = el('div', { class: 'tools' }, el('label', {}, 'Zoom ', zoom), out);
   const element = el('div', { class: 'heat' }, box, tools);
   let layout = null;
+  let kept = null;
 
   const cellAt = (event) => {
     if (!layout) return null;
@@ -44,7 +55,7 @@ export function makeHeat(label, source, pick, tallest = 520) {
     element.classList.toggle('empty', !matrix);
     if (width === 0 || !matrix) return;
     const least = Math.min(0.5, (width - 20) / columns.length);
-    const gutter = Math.min(110, Math.round(width * 0.24));
+    const gutter = Math.min(gutterFor(rows, columns), Math.round(width * 0.24));
     const fit = Math.min(30, Math.max(least, (width - gutter - 2) / columns.length));
     const cell = fit * (Math.max(30, fit) / fit) ** (zoom.value / 100);
     const labelled = cell >= 9;
@@ -94,8 +105,12 @@ export function makeHeat(label, source, pick, tallest = 520) {
         }
       }
     } else {
-      pixels(context, rowOf, colour, { x0, y0, width, height, rows: rows.length, columns: columns.length });
+      pixels(rowOf, colour, matrix, { x0, y0, width, height, rows: rows.length, columns: columns.length });
+      if (kept) putPixels(context);
     }
+    context.strokeStyle = styleColour('--line');
+    context.lineWidth = 1;
+    context.strokeRect(left - x0 + 0.5, top - y0 + 0.5, columns.length * cell - 1, rows.length * cell - 1);
     if (marked != null && marked >= firstRow && marked < lastRow) {
       context.strokeStyle = styleColour('--accent');
       context.lineWidth = 2;
@@ -106,31 +121,47 @@ export function makeHeat(label, source, pick, tallest = 520) {
     return complete;
   }
 
-  /** Cells smaller than three pixels, by the pixel: the largest of those that share one. */
-  function pixels(context, rowOf, colour, { x0, y0, width, height, rows, columns }) {
+  /**
+   * Cells smaller than three pixels, by the pixel: the largest of those that share one. Lines of pixels that are done are
+   * kept, so that a picture that fills over many frames costs no more than one that is drawn at once.
+   */
+  function pixels(rowOf, colour, matrix, { x0, y0, width, height, rows, columns }) {
     const { cell, left, top } = layout;
     const [w, h] = [Math.floor(Math.min(width - left, columns * cell - x0)), Math.floor(Math.min(height - top, rows * cell - y0))];
     if (w < 1 || h < 1) return;
-    const image = new ImageData(w, h);
+    const place = [cell, x0, y0, w, h, styleColour('--ground')].join(' ');
+    if (kept?.place !== place || kept.matrix !== matrix) {
+      kept = { place, matrix, image: new ImageData(w, h), done: new Uint8Array(h) };
+    }
+    const starts = Int32Array.from({ length: w + 1 }, (_, x) => Math.min(columns, Math.floor((x + x0) / cell)));
     for (let y = 0; y < h; y++) {
+      if (kept.done[y]) continue;
       const from = Math.floor((y + y0) / cell);
       const to = Math.min(rows, Math.max(from + 1, Math.floor((y + 1 + y0) / cell)));
-      const band = [];
+      const largest = new Float32Array(w);
       for (let i = from; i < to; i++) {
         const row = rowOf(i);
-        if (row) band.push(row);
+        if (!row) return;
+        for (let x = 0; x < w; x++) {
+          const end = Math.max(starts[x] + 1, starts[x + 1]);
+          for (let j = starts[x]; j < end; j++) if (Math.abs(row[j]) > Math.abs(largest[x])) largest[x] = row[j];
+        }
       }
-      if (band.length === 0) continue;
-      for (let x = 0; x < w; x++) {
-        const start = Math.floor((x + x0) / cell);
-        const end = Math.min(columns, Math.max(start + 1, Math.floor((x + 1 + x0) / cell)));
-        let value = 0;
-        for (const row of band) for (let j = start; j < end; j++) if (Math.abs(row[j]) > Math.abs(value)) value = row[j];
-        const [r, g, b] = colour(value);
-        image.data.set([r, g, b, 255], (y * w + x) * 4);
+      for (let x = 0, at = y * w * 4; x < w; x++, at += 4) {
+        const rgb = colour(largest[x]);
+        kept.image.data[at] = rgb[0];
+        kept.image.data[at + 1] = rgb[1];
+        kept.image.data[at + 2] = rgb[2];
+        kept.image.data[at + 3] = 255;
       }
+      kept.done[y] = 1;
     }
-    const buffer = new OffscreenCanvas(w, h);
+  }
+
+  function putPixels(context) {
+    const { left, top } = layout;
+    const { image } = kept;
+    const buffer = new OffscreenCanvas(image.width, image.height);
     buffer.getContext('2d').putImageData(image, 0, 0);
     context.drawImage(buffer, left, top);
   }

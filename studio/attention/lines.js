@@ -79,7 +79,7 @@ export function makeLines() {
       if (!matrix) return;
       context.strokeStyle = headColour(state.heads[n]);
       const connect = (i, j, weight, strength) => {
-        if (weight < FAINT) return;
+        if (weight < (strength < 1 && keys.length > 200 ? 2 * FAINT : FAINT)) return;
         context.globalAlpha = Math.min(1, weight * strength);
         context.lineWidth = strength < 1 ? 1.2 : 2.2;
         context.beginPath();

@@ -53,9 +53,9 @@ export function makePair(other) {
   let difference0 = null;
   const differenceNow = () => (difference0 ??= difference());
   const heats = [
-    makeHeat(`${before}: heat map`, own(0), (i) => choose({ run: 0, token: i }), 340),
-    makeHeat(`${after}: heat map`, own(other), (i) => choose({ run: other, token: i }), 340),
-    makeHeat('Difference: heat map', differenceNow, null, 340),
+    makeHeat(`${before}: heat map`, own(0), (i) => choose({ run: 0, token: i }), 470),
+    makeHeat(`${after}: heat map`, own(other), (i) => choose({ run: other, token: i }), 470),
+    makeHeat('Difference: heat map', differenceNow, null, 470),
   ];
 
   function firstToken() {
@@ -139,7 +139,9 @@ function similar(run) {
 /** What the model says, before and after. */
 function predicted(run, other, i, j, before, after) {
   const parts = [el('h3', {}, run.role === 'changed' ? 'What changes in the prediction' : 'What the model would say next')];
-  const say = (number, token) => page.runs[number].predictions.find((one) => one.position === token)
+  // Predictions belong to the last sequence; where another one looks, its end is shown.
+  const speaks = attentionOf(0).queries === run.sequences.length - 1;
+  const say = (number, token) => page.runs[number].predictions.find((one) => speaks && one.position === token)
     ?? page.runs[number].predictions.at(-1);
   const [a, b] = [say(0, i), say(other, j)];
   if (a && b) {

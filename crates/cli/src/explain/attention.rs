@@ -1,9 +1,10 @@
 //! `conjure explain attention`.
 
 use super::args::AttentionArgs;
+use crate::output::check_writable;
 use crate::report;
 use conjure::explain::attention::{self, Request, Selection};
-use conjure::image_file::{check_destination, write_atomically};
+use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
             return Err(Error::request(format!("two results would be written to {}", path.display()))
                 .with_help("give each its own file"));
         }
-        check_destination(path)?;
+        check_writable(path)?;
     }
     let request = Request {
         text: args.text.clone(),

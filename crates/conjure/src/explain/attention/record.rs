@@ -44,6 +44,8 @@ pub struct Recording {
     plan: Plan,
     /// What was seen.
     pub groups: Vec<Group>,
+    /// The last layer's output, `(batch, time, hidden)`.
+    pub last: Option<Tensor>,
 }
 
 /// A path's layer, which is its first number, and the path with `*` for it.
@@ -72,7 +74,7 @@ pub fn is_cross(path: &str) -> bool {
 impl Recording {
     /// Nothing seen yet.
     pub fn new(plan: Plan) -> Self {
-        Self { plan, groups: Vec::new() }
+        Self { plan, groups: Vec::new(), last: None }
     }
 
     /// Whether a layer's numbers are kept: all if they fit, else the first and others at even distances.
@@ -134,10 +136,11 @@ impl Recording {
 
 impl Probe for Recording {
     fn wants(&self, _: &str, quantity: Quantity) -> bool {
-        quantity == Quantity::Attention
+        matches!(quantity, Quantity::Attention | Quantity::Activation)
     }
 
-    fn observe(&mut self, _: &str, _: Quantity, _: &Tensor) -> Result<()> {
+    fn observe(&mut self, _: &str, _: Quantity, value: &Tensor) -> Result<()> {
+        self.last = Some(value.detach());
         Ok(())
     }
 

@@ -84,29 +84,31 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
     let plan = Plan {
         layers,
         first: layer,
-        budget: request.budget / count,
+        budget: request.budget / (count * subject.kinds()),
         hidden: Vec::new(),
         silent: Vec::new(),
         // What is hidden is in the input: an output that looks at itself sees all of it.
         hides: |group| is_cross(group) || !group.contains("decoder"),
     };
-    let (original, outcome) = run(subject, Role::Original, &request.text, &ids, plan.clone())?;
+    let (original, outcome) = run(subject, Role::Original, &request.text, &ids, None, plan.clone())?;
     let mut runs = vec![original];
     let mut compared_token = None;
     if let Some(text) = &request.compare {
         let ids = encode(subject, text)?;
         let pieces: Vec<String> = ids.iter().map(|id| subject.piece(*id)).collect();
         compared_token = Some(word::find(&pieces, looked_up).last().map_or(ids.len() - 1, |range| range.end - 1));
-        let (mut other, its) = run(subject, Role::Compared, text, &ids, plan.clone())?;
+        let (mut other, its) = run(subject, Role::Compared, text, &ids, None, plan.clone())?;
         other.embedding_cosine = embedding_cosine(&outcome, &its)?;
         runs.push(other);
     }
     if changes {
         let change = Change { hidden: hidden.clone(), silent: request.ablate.clone() };
         let plan = Plan { hidden, silent: request.ablate.clone(), ..plan };
-        let (mut changed, its) = run(subject, Role::Changed, &request.text, &ids, plan)?;
+        let (mut changed, its) = run(subject, Role::Changed, &request.text, &ids, Some(&outcome.output), plan)?;
         changed.change = Some(change);
-        changed.output_cosines = cosines(&outcome.hidden, &its.hidden)?;
+        if let (Some(before), Some(after)) = (&outcome.hidden, &its.hidden) {
+            changed.output_cosines = cosines(before, after)?;
+        }
         changed.embedding_cosine = embedding_cosine(&outcome, &its)?;
         runs.push(changed);
     }
@@ -153,16 +155,33 @@ fn embedding_cosine(a: &Outcome, b: &Outcome) -> Result<Option<f32>> {
     Ok(cosines(a, b)?.first().copied())
 }
 
-fn run(subject: &dyn Subject, role: Role, text: &str, ids: &[u32], plan: Plan) -> Result<(Run, Outcome)> {
+fn run(
+    subject: &dyn Subject,
+    role: Role,
+    text: &str,
+    ids: &[u32],
+    output: Option<&[u32]>,
+    plan: Plan,
+) -> Result<(Run, Outcome)> {
     let mut recording = Recording::new(plan);
-    let outcome = subject.run(ids, &mut recording)?;
-    let tokens = ids.iter().map(|id| token(subject, *id)).collect();
+    let mut outcome = subject.run(ids, output.filter(|ids| !ids.is_empty()), &mut recording)?;
+    if outcome.hidden.is_none() {
+        outcome.hidden = recording.last.map(|x| x.squeeze(0)).transpose()?;
+    }
+    let sequence = |name: &str, ids: &[u32]| Sequence {
+        name: name.to_owned(),
+        tokens: ids.iter().map(|id| token(subject, *id)).collect(),
+    };
+    let mut sequences = vec![sequence("Input", ids)];
+    if !outcome.output.is_empty() {
+        sequences.push(sequence("Output", &outcome.output));
+    }
     let run = Run {
         role,
         text: text.to_owned(),
         change: None,
-        sequences: vec![Sequence { name: "Input".into(), tokens }],
-        attentions: recording.groups.into_iter().map(attention).collect(),
+        attentions: recording.groups.into_iter().map(|group| attention(group, &sequences)).collect(),
+        sequences,
         predictions: outcome.logits.as_ref().map(|logits| predictions(subject, logits)).transpose()?.unwrap_or_default(),
         output_cosines: Vec::new(),
         embedding_cosine: None,
@@ -170,11 +189,22 @@ fn run(subject: &dyn Subject, role: Role, text: &str, ids: &[u32], plan: Plan) -
     Ok((run, outcome))
 }
 
-/// An attention of a model with one sequence.
-fn attention(group: Group) -> Attention {
+/// Which sequences an attention connects, by its path; with one sequence there is no question.
+fn attention(group: Group, sequences: &[Sequence]) -> Attention {
+    let two = sequences.len() > 1;
+    let (queries, keys) = match (two && group.name.contains("decoder"), two && is_cross(&group.name)) {
+        (_, true) => (1, 0),
+        (true, false) => (1, 1),
+        (false, false) => (0, 0),
+    };
     let causal = group.layers.iter().all(|layer| layer.bias.is_causal((layer.time, layer.source)));
-    let kind = if causal { Kind::Causal } else { Kind::Full };
-    Attention { name: "Input - Input".into(), kind, queries: 0, keys: 0, layers: group.layers }
+    let kind = match (queries == keys, causal) {
+        (false, _) => Kind::Cross,
+        (true, true) => Kind::Causal,
+        (true, false) => Kind::Full,
+    };
+    let name = format!("{} - {}", sequences[queries].name, sequences[keys].name);
+    Attention { name, kind, queries, keys, layers: group.layers }
 }
 
 fn predictions(subject: &dyn Subject, logits: &Tensor) -> Result<Vec<Prediction>> {

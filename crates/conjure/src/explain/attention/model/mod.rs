@@ -1,22 +1,25 @@
 //! Models whose attention can be shown, and how they are opened.
 
+mod clip;
+
 use super::Token;
 use crate::model_folder;
-use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::Probe;
-use conjure_core::{D, Device, Tensor};
-use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use conjure_core::{D, Tensor};
 use serde_json::Value;
 use std::path::Path;
 
 /// What a model says of a text, beside what a probe sees.
 pub struct Outcome {
-    /// The last layer's output, `(time, hidden)`.
-    pub hidden: Tensor,
+    /// The output that the model wrote or was given, with the token that begins it; empty unless the model reads one
+    /// sequence and writes another.
+    pub output: Vec<u32>,
+    /// What became of the input's tokens, `(time, hidden)`; the last activation that the probe saw unless given.
+    pub hidden: Option<Tensor>,
     /// What stands for the whole text, `(features)`; only of models that embed texts.
     pub embedding: Option<Tensor>,
-    /// Of the next token at each position, `(time, vocabulary)`; only of models that continue texts.
+    /// Of the next token at each position of the last sequence, `(time, vocabulary)`; only of models that write.
     pub logits: Option<Tensor>,
 }
 
@@ -27,6 +30,11 @@ pub trait Subject {
 
     /// Layers.
     fn layers(&self) -> usize;
+
+    /// Kinds of attention: 3 where the model reads one sequence and writes another.
+    fn kinds(&self) -> usize {
+        1
+    }
 
     /// Heads of a layer.
     fn heads(&self) -> usize;
@@ -40,11 +48,12 @@ pub trait Subject {
     /// What a token spells, with the spaces before or after it. Tokens that spell nothing give their own name.
     fn piece(&self, id: u32) -> String;
 
-    /// Runs the model on one text.
+    /// Runs the model on one text. A model that reads one sequence and writes another is shown as it writes `output`, or what
+    /// it finds itself.
     ///
     /// # Errors
     /// Those of the model and the probe.
-    fn run(&self, ids: &[u32], probe: &mut dyn Probe) -> Result<Outcome>;
+    fn run(&self, ids: &[u32], output: Option<&[u32]>, probe: &mut dyn Probe) -> Result<Outcome>;
 }
 
 /// A token for the reader.
@@ -73,7 +82,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
     let config: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(&config_path, format!("is not JSON: {e}")))?;
     match config["model_type"].as_str() {
-        Some("clip_text_model") => Ok(Box::new(Clip::open(&folder)?)),
+        Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))
@@ -82,70 +91,13 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
     }
 }
 
-struct Clip {
-    model: ClipText,
-    tokenizer: ClipTokenizer,
-}
-
-impl Clip {
-    fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, ClipTextConfig::from_json)?;
-        let beside = folder.parent().map(|parent| parent.join("tokenizer")).filter(|place| place.is_dir());
-        let tokenizer = ClipTokenizer::load(beside.as_deref().unwrap_or(folder))?;
-        Ok(Self { model: ClipText::new(&params, &config)?, tokenizer })
+/// Refuses more tokens than a model reads.
+fn check_length(tokens: usize, most: usize) -> Result<()> {
+    if tokens <= most {
+        return Ok(());
     }
-}
-
-impl Subject for Clip {
-    fn family(&self) -> &'static str {
-        "CLIP's text encoder"
-    }
-
-    fn layers(&self) -> usize {
-        self.model.config().num_hidden_layers
-    }
-
-    fn heads(&self) -> usize {
-        self.model.config().num_attention_heads
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        // No padding: nobody looks at it, and it looks at everything.
-        let mut ids = vec![self.tokenizer.start_id()];
-        ids.extend(self.tokenizer.encode(text)?);
-        ids.push(self.tokenizer.end_id());
-        let most = self.model.config().max_position_embeddings;
-        if ids.len() > most {
-            return Err(Error::request(format!("the text has {} tokens; the model reads {most}", ids.len()))
-                .with_help("shorten the text, or choose a model with a longer context"));
-        }
-        Ok(ids)
-    }
-
-    fn piece(&self, id: u32) -> String {
-        let name = self.tokenizer.token(id).unwrap_or_default();
-        let special = id == self.tokenizer.start_id() || id == self.tokenizer.end_id();
-        match self.tokenizer.decode(&[id]) {
-            Ok(text) if !special && !text.is_empty() => {
-                if name.ends_with("</w>") {
-                    text + " "
-                } else {
-                    text
-                }
-            }
-            _ => name,
-        }
-    }
-
-    fn run(&self, ids: &[u32], probe: &mut dyn Probe) -> Result<Outcome> {
-        let output = self.model.forward(&Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?, probe)?;
-        let embedding = output.text_embeds.unwrap_or(output.pooled_output);
-        Ok(Outcome {
-            hidden: output.last_hidden_state.squeeze(0)?,
-            embedding: Some(embedding.squeeze(0)?),
-            logits: None,
-        })
-    }
+    Err(Error::request(format!("the text has {tokens} tokens; the model reads {most}"))
+        .with_help("shorten the text, or choose a model with a longer context"))
 }
 
 /// The cosines of the rows of two tensors of the same shape `(..., features)`.

@@ -1,0 +1,57 @@
+//! Language models from GPT-2 to Llama and Gemma.
+
+use super::super::{Outcome, Subject};
+use super::{check_length, piece};
+use crate::Result;
+use crate::model_folder;
+use crate::tokens::Tokenizer;
+use conjure_core::probe::Probe;
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device, Tensor};
+use conjure_models::decoder::{self, Decoder, DecoderConfig};
+use std::path::Path;
+
+/// A decoder with its tokenizer.
+pub(super) struct LanguageModel {
+    model: Decoder,
+    tokenizer: Tokenizer,
+}
+
+impl LanguageModel {
+    /// The folder with `config.json`, weights and tokenizer.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = model_folder::config(folder, DecoderConfig::from_json)?;
+        let source = decoder::canonical(weights::open(weights::locate(folder)?)?, &config)?;
+        let params = Params::load(source, DType::F32, &Device::Cpu);
+        Ok(Self { model: Decoder::new(&params, &config)?, tokenizer: Tokenizer::from_folder(folder)? })
+    }
+}
+
+impl Subject for LanguageModel {
+    fn family(&self) -> &'static str {
+        "decoder: every token sees itself and earlier ones"
+    }
+
+    fn layers(&self) -> usize {
+        self.model.config().layers.len()
+    }
+
+    fn heads(&self) -> usize {
+        self.model.config().num_attention_heads
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(text, true)?;
+        check_length(ids.len(), self.model.config().context())?;
+        Ok(ids)
+    }
+
+    fn piece(&self, id: u32) -> String {
+        piece(&self.tokenizer, id)
+    }
+
+    fn run(&self, ids: &[u32], _: Option<&[u32]>, probe: &mut dyn Probe) -> Result<Outcome> {
+        let logits = self.model.forward(&Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?, None, probe)?;
+        Ok(Outcome { output: Vec::new(), hidden: None, embedding: None, logits: Some(logits.squeeze(0)?) })
+    }
+}
