@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets for weight files, shared with `crates/core/tests`: bytes from strangers are refused with an
 //! error or give tensors that load. A panic, an endless loop or unbounded memory is a bug.
 
+use conjure_core::weights::gguf::Gguf;
 use conjure_core::weights::{Checkpoint, Safetensors, TensorSource, check, describe};
 use conjure_core::{DType, Device, Result};
 use std::io::{Cursor, Write};
@@ -10,6 +11,11 @@ use zip::{CompressionMethod, ZipWriter};
 /// A safetensors file.
 pub fn safetensors(data: &[u8]) {
     use_all(Safetensors::from_bytes(data.to_vec(), "fuzzed.safetensors"));
+}
+
+/// A GGUF file.
+pub fn gguf(data: &[u8]) {
+    use_all(Gguf::from_bytes(data.to_vec(), "fuzzed.gguf"));
 }
 
 /// A whole PyTorch checkpoint: a zip archive or the legacy format.
@@ -40,6 +46,10 @@ fn use_all<S: TensorSource>(read: Result<S>) {
             for (name, info) in source.infos() {
                 if let Ok(tensor) = source.load(name, DType::F32, &Device::Cpu) {
                     assert_eq!(tensor.shape(), &info.shape);
+                }
+                if let Some(matrix) = source.quantized(name) {
+                    assert_eq!([matrix.rows(), matrix.columns()], info.shape.dims());
+                    assert_eq!(matrix.bytes().len(), info.bytes());
                 }
             }
         }

@@ -18,6 +18,7 @@ mod moments;
 pub mod norm;
 pub mod optimizer;
 pub mod precision;
+pub mod quantized;
 pub mod rope;
 mod scratch;
 mod simd;

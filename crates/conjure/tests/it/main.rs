@@ -7,8 +7,11 @@ mod explain_attention;
 mod fine_tuning;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;
+#[path = "../../../../fuzz/bodies/text_tokenizers.rs"]
+mod fuzz_bodies_text;
 mod hostile_files;
 mod stable_diffusion;
+mod text_tokenizers;
 mod train;
 mod train_bpe;
 mod train_networks;

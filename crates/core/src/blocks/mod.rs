@@ -10,6 +10,7 @@ mod gated_mlp;
 mod kv_cache;
 mod linear;
 mod low_rank;
+mod matrix;
 mod norm;
 mod padding_mask;
 mod resnet_block;

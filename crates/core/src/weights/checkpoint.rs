@@ -184,7 +184,7 @@ fn locate_tensors(
             ));
         }
         let shape = Shape::from(tensor.shape.clone());
-        infos.insert(name.to_owned(), TensorInfo { dtype: storage.stored.dtype(), shape });
+        infos.insert(name.to_owned(), TensorInfo::new(storage.stored.dtype(), shape));
         tensors.insert(name.to_owned(), (tensor.clone(), place));
     }
     if tensors.is_empty() {

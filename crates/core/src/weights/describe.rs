@@ -1,5 +1,6 @@
 //! What a weight file is, told from names, types and shapes alone, before memory is taken for it.
 
+use super::gguf::Metadata;
 use super::{TensorInfo, TensorSource};
 use crate::{DType, Device, Error, Result};
 use rayon::prelude::*;
@@ -19,30 +20,70 @@ pub struct Description {
     pub stored_bytes: usize,
     /// Bytes that they take when loaded as f32.
     pub f32_bytes: usize,
-    /// Element types and how many parameters have each, the most frequent first.
-    pub precisions: Vec<(DType, usize)>,
+    /// How elements are stored (`f16`, `Q4_K`) and how many parameters are so, the most frequent first.
+    pub precisions: Vec<(&'static str, usize)>,
+    /// What else the file says about its model, in words: empty but for GGUF.
+    pub details: Vec<(&'static str, String)>,
 }
 
 /// Describes a source; nothing is read from it.
 pub fn describe(source: &dyn TensorSource) -> Description {
     let infos = source.infos();
     let parameters = infos.values().map(|info| info.shape.elem_count()).sum();
-    let mut precisions: Vec<(DType, usize)> = Vec::new();
+    let mut precisions: Vec<(&str, usize)> = Vec::new();
     for info in infos.values() {
-        match precisions.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+        match precisions.iter_mut().find(|(precision, _)| *precision == info.precision()) {
             Some((_, count)) => *count += info.shape.elem_count(),
-            None => precisions.push((info.dtype, info.shape.elem_count())),
+            None => precisions.push((info.precision(), info.shape.elem_count())),
         }
     }
-    precisions.sort_by_key(|&(dtype, count)| (std::cmp::Reverse(count), dtype.as_str()));
+    precisions.sort_by_key(|&(precision, count)| (std::cmp::Reverse(count), precision));
     Description {
-        family: recognise(infos),
+        family: match source.gguf() {
+            Some(metadata) => Some(gguf_family(metadata)),
+            None => recognise(infos),
+        },
         tensors: infos.len(),
         parameters,
         stored_bytes: infos.values().map(TensorInfo::bytes).sum(),
         f32_bytes: parameters * size_of::<f32>(),
         precisions,
+        details: source.gguf().map(|metadata| gguf_details(metadata, infos)).unwrap_or_default(),
     }
+}
+
+/// The kind of model in a GGUF file, by the file's own word for it.
+fn gguf_family(metadata: &Metadata) -> String {
+    match metadata.architecture() {
+        Ok(architecture) => format!("GGUF language model of architecture {architecture}"),
+        Err(_) => "GGUF file without an architecture".to_owned(),
+    }
+}
+
+/// What a GGUF header says that a user wants to know. A value of a strange type is left out: models refuse it, not this.
+fn gguf_details(metadata: &Metadata, infos: &BTreeMap<String, TensorInfo>) -> Vec<(&'static str, String)> {
+    let text = |key: &str| metadata.string(key).ok().flatten().map(str::to_owned);
+    let size = |key: &str| metadata.usize(key).ok().flatten();
+    let mut details = Vec::new();
+    details.extend(text("general.name").map(|name| ("name", name)));
+    if let Ok(architecture) = metadata.architecture() {
+        details.push(("architecture", architecture.to_owned()));
+        let context = size(&format!("{architecture}.context_length"));
+        details.extend(context.map(|tokens| ("context", format!("{tokens} tokens"))));
+    }
+    if let Some(model) = text("tokenizer.ggml.model") {
+        let tokens = metadata.strings("tokenizer.ggml.tokens").ok().flatten().map_or(0, <[String]>::len);
+        details.push(("tokenizer", format!("{model}, {tokens} tokens")));
+    }
+    let mut formats: BTreeMap<&str, usize> = BTreeMap::new();
+    for info in infos.values() {
+        *formats.entry(info.precision()).or_default() += 1;
+    }
+    let mut formats: Vec<_> = formats.into_iter().collect();
+    formats.sort_by_key(|&(_, tensors)| std::cmp::Reverse(tensors));
+    let formats: Vec<String> = formats.iter().map(|(format, tensors)| format!("{tensors} {format}")).collect();
+    details.push(("tensors", formats.join(", ")));
+    details
 }
 
 impl Display for Description {
@@ -50,8 +91,8 @@ impl Display for Description {
         let family = self.family.as_deref().unwrap_or("unknown weights");
         write!(f, "{family}: {} tensors, {} parameters", self.tensors, Scaled(self.parameters))?;
         let total = self.parameters.max(1);
-        for (i, (dtype, count)) in self.precisions.iter().enumerate() {
-            write!(f, "{}{}", if i == 0 { " in " } else { " and " }, dtype.as_str())?;
+        for (i, (precision, count)) in self.precisions.iter().enumerate() {
+            write!(f, "{}{}", if i == 0 { " in " } else { " and " }, precision)?;
             if self.precisions.len() > 1 {
                 write!(f, " ({:.1}%)", 100.0 * *count as f64 / total as f64)?;
             }
@@ -224,7 +265,7 @@ mod tests {
         let description = describe(&source(&[("a", &[500, 3], DType::F16), ("b", &[500], DType::I64)]));
         assert_eq!((description.tensors, description.parameters), (2, 2000));
         assert_eq!((description.stored_bytes, description.f32_bytes), (7000, 8000));
-        assert_eq!(description.precisions, [(DType::F16, 1500), (DType::I64, 500)]);
+        assert_eq!(description.precisions, [("f16", 1500), ("i64", 500)]);
         assert_eq!(
             description.to_string(),
             "unknown weights: 2 tensors, 2.00 k parameters in f16 (75.0%) and i64 (25.0%); 7.00 kB in the file, 8.00 kB \

@@ -1,6 +1,6 @@
 //! A table with more rows than its file has.
 
-use super::{TensorInfo, TensorSource};
+use super::{Quantized, TensorInfo, TensorSource};
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,6 +44,10 @@ impl TensorSource for Extended {
             return Ok(table);
         }
         Ok(Tensor::cat(&[table, self.rows.to_dtype(dtype)?.to_device(device)?], 0)?)
+    }
+
+    fn quantized(&self, name: &str) -> Option<Quantized> {
+        if name == self.name { None } else { self.inner.quantized(name) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a path to weights, whatever their format.
 
 use super::checkpoint::LEGACY_START;
+use super::gguf::{self, Gguf};
 use super::{Checkpoint, Safetensors, Sharded, TensorSource};
 use crate::{Error, Result};
 use std::fs::File;
@@ -8,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens weights: a file (safetensors, a PyTorch checkpoint, an index of shards) or the folder of one component as diffusers
+/// Opens weights: a file (safetensors, GGUF, a PyTorch checkpoint, an index of shards) or the folder of one component as diffusers
 /// and transformers save it. Headers are read and checked; tensors are read when they are asked for.
 ///
 /// # Errors
@@ -31,9 +32,8 @@ pub fn open(path: impl AsRef<Path>) -> Result<Arc<dyn TensorSource>> {
         return Err(Error::file(path, "is a web page, not weights")
             .with_help("the download link led to a page; download the file itself"));
     }
-    if start.starts_with(b"GGUF") {
-        return Err(Error::file(path, "is a GGUF file, which is not read")
-            .with_help("use the safetensors version of this model"));
+    if start.starts_with(gguf::START) {
+        return Ok(Arc::new(Gguf::open(path)?));
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(LEGACY_START) {
         return Ok(Arc::new(Checkpoint::open(path)?));

@@ -1,7 +1,7 @@
 //! The one way in which a model asks for its parameters, wherever they come from.
 
-use super::TensorSource;
 use super::additions::Additions;
+use super::{Quantized, TensorInfo, TensorSource};
 use crate::rng::{self, Generator};
 use crate::{DType, Device, Error, Result, Shape, Tensor, Var};
 use std::collections::BTreeMap;
@@ -148,17 +148,7 @@ impl Params {
         }
         let tensor = match &store.origin {
             Origin::Source(source) => {
-                let info = source
-                    .infos()
-                    .get(&name)
-                    .ok_or_else(|| Error::request(format!("the weights lack the tensor {name}")))?;
-                if info.shape != shape {
-                    return Err(Error::request(format!(
-                        "tensor {name} has shape {:?}, the model's config asks for {:?}",
-                        info.shape.dims(),
-                        shape.dims()
-                    )));
-                }
+                check(source.infos().get(&name), &name, &shape)?;
                 source.load(&name, store.dtype, &store.device)?
             }
             Origin::Seeded(seed) => {
@@ -184,6 +174,23 @@ impl Params {
         Ok(tensor)
     }
 
+    /// The matrix `name (rows, columns)` below the prefix where it is stored in few bits and can be used so: in a source that
+    /// has it so, for a model that computes in f32 on a CPU and is not trained. `None` elsewhere: ask with [`Params::get`].
+    ///
+    /// # Errors
+    /// Of another shape in the source.
+    pub fn quantized(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Quantized>> {
+        let (name, shape, store) = (self.key(name), Shape::from((rows, columns)), &*self.store);
+        let Origin::Source(source) = &store.origin else { return Ok(None) };
+        if store.trainable || store.dtype != DType::F32 || !store.device.is_cpu() {
+            return Ok(None);
+        }
+        let Some(matrix) = source.quantized(&name) else { return Ok(None) };
+        check(source.infos().get(&name), &name, &shape)?;
+        lock(&store.asked).push(ParameterSpec { name, shape });
+        Ok(Some(matrix))
+    }
+
     /// Everything asked for so far, in order.
     pub fn asked(&self) -> Vec<ParameterSpec> {
         lock(&self.store.asked).clone()
@@ -193,6 +200,16 @@ impl Params {
     pub fn variables(&self) -> BTreeMap<String, Var> {
         lock(&self.store.variables).clone()
     }
+}
+
+/// Whether a source's tensor is the one that a model asks for.
+fn check(info: Option<&TensorInfo>, name: &str, shape: &Shape) -> Result<()> {
+    let info = info.ok_or_else(|| Error::request(format!("the weights lack the tensor {name}")))?;
+    if info.shape == *shape {
+        return Ok(());
+    }
+    let (stored, asked) = (info.shape.dims(), shape.dims());
+    Err(Error::request(format!("tensor {name} has shape {stored:?}, the model's config asks for {asked:?}")))
 }
 
 /// A poisoned lock only means that another thread panicked between two whole operations; the data is sound.

@@ -6,7 +6,7 @@
 use super::bytes::Bytes;
 use super::stored::StoredType;
 use super::{TensorInfo, TensorSource};
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -100,7 +100,7 @@ impl Safetensors {
             let shift = bytes.len() - data.len();
             let range = begin as usize + shift..end as usize + shift;
             ranges.push((range.clone(), name.clone()));
-            infos.insert(name.clone(), TensorInfo { dtype: stored.dtype(), shape: Shape::from(tensor.shape) });
+            infos.insert(name.clone(), TensorInfo::new(stored.dtype(), tensor.shape));
             if entries.insert(name.clone(), Entry { stored, range }).is_some() {
                 return Err(damaged(format!("tensor {name} is listed twice")));
             }

@@ -1,6 +1,6 @@
 //! Weights split over several files, with an index that says which tensor is where.
 
-use super::{TensorInfo, TensorSource, open};
+use super::{Quantized, TensorInfo, TensorSource, open};
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -94,5 +94,9 @@ impl TensorSource for Sharded {
         let shard =
             self.homes.get(name).ok_or_else(|| Error::file(&self.path, format!("the index has no tensor {name}")))?;
         self.shards[*shard].load(name, dtype, device)
+    }
+
+    fn quantized(&self, name: &str) -> Option<Quantized> {
+        self.shards[*self.homes.get(name)?].quantized(name)
     }
 }

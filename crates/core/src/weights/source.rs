@@ -1,21 +1,43 @@
 //! What every weight file looks like to a model: named tensors whose type and shape are known before memory is taken.
 
+use super::Quantized;
+use super::gguf::Metadata;
 use crate::{DType, Device, Error, Result, Shape, Tensor};
+use conjure_kernels::quantized::Format;
 use std::collections::BTreeMap;
 
 /// Type and shape of a stored tensor, known without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Stored element type.
+    /// Stored element type; of a quantised tensor, the type of its numbers once they are read.
     pub dtype: DType,
     /// Shape.
     pub shape: Shape,
+    /// The block format of a quantised tensor.
+    pub format: Option<Format>,
 }
 
 impl TensorInfo {
+    /// A tensor that is not quantised.
+    pub fn new(dtype: DType, shape: impl Into<Shape>) -> Self {
+        Self { dtype, shape: shape.into(), format: None }
+    }
+
     /// Bytes that the stored tensor takes.
     pub fn bytes(&self) -> usize {
-        self.shape.elem_count() * self.dtype.size_in_bytes()
+        let elements = self.shape.elem_count();
+        match self.format {
+            Some(format) => elements / format.block() * format.bytes(),
+            None => elements * self.dtype.size_in_bytes(),
+        }
+    }
+
+    /// How the elements are stored, as files name it: `f16`, `Q4_K`.
+    pub fn precision(&self) -> &'static str {
+        match self.format {
+            Some(format) => format.name(),
+            None => self.dtype.as_str(),
+        }
     }
 }
 
@@ -29,6 +51,17 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// Unknown name, unreadable file.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor>;
+
+    /// A matrix that is stored in fewer bits than f32 has, to be read where it lies; `None` for what can only be loaded.
+    fn quantized(&self, name: &str) -> Option<Quantized> {
+        let _ = name;
+        None
+    }
+
+    /// What a GGUF file says about its model; `None` for every other source.
+    fn gguf(&self) -> Option<&Metadata> {
+        None
+    }
 }
 
 /// Tensors that are in memory already.
@@ -42,10 +75,7 @@ impl MemorySource {
     /// A source of these tensors.
     pub fn new(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
-        let infos = tensors
-            .iter()
-            .map(|(name, t)| (name.clone(), TensorInfo { dtype: t.dtype(), shape: t.shape().clone() }))
-            .collect();
+        let infos = tensors.iter().map(|(name, t)| (name.clone(), TensorInfo::new(t.dtype(), t.shape()))).collect();
         Self { infos, tensors }
     }
 }

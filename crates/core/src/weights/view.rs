@@ -1,6 +1,7 @@
 //! Tensors under other names, so that a checkpoint with its authors' key names loads into a model that uses ours.
 
-use super::{TensorInfo, TensorSource};
+use super::gguf::Metadata;
+use super::{Quantized, TensorInfo, TensorSource};
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -84,7 +85,7 @@ impl Renamed {
                 ))
                 .with_help("the checkpoint is of another model family than its key names say")
             })?;
-            infos.insert(name.clone(), TensorInfo { dtype: info.dtype, shape });
+            infos.insert(name.clone(), TensorInfo { shape, ..info.clone() });
             kept.insert(name, view);
         }
         Ok(Self { inner, views: kept, infos })
@@ -112,6 +113,21 @@ impl TensorSource for Renamed {
             Transform::Transpose => stored.t()?.contiguous()?,
             Transform::Squeeze => stored.reshape(self.infos[name].shape.clone())?,
         })
+    }
+
+    fn quantized(&self, name: &str) -> Option<Quantized> {
+        let view = self.views.get(name)?;
+        let stored = self.inner.quantized(&view.source_name)?;
+        match &view.transform {
+            Transform::AsIs => Some(stored),
+            Transform::Rows(rows) => stored.slice(rows.clone()),
+            // Rows that do not lie together, and columns, are not to be had without moving blocks or taking them apart.
+            _ => None,
+        }
+    }
+
+    fn gguf(&self) -> Option<&Metadata> {
+        self.inner.gguf()
     }
 }
 

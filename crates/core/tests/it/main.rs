@@ -6,6 +6,7 @@ mod checkpoint;
 mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
+mod gguf;
 mod ops;
 mod products;
 mod recompute;

@@ -181,7 +181,7 @@ fn files_that_are_something_else() {
     for (content, expected) in [
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         ("\n<!DOCTYPE html><html>", "is a web page"),
-        ("GGUF\u{3}\0\0\0", "is a GGUF file"),
+        ("GGUF\u{1}\0\0\0", "is a GGUF file of version 1"),
         ("", "the file is empty"),
     ] {
         write(&path, content);

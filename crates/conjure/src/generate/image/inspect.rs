@@ -2,10 +2,11 @@
 
 use super::open::Opened;
 use conjure_core::weights::{self, Fit, TensorSource};
-use conjure_core::{DType, Error, Result};
+use conjure_core::{Error, Result};
 use conjure_models::stable_diffusion::StableDiffusion;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,10 @@ pub struct Inspection {
     pub inpainting: bool,
     /// Its parts; a single one for a file that holds no whole model.
     pub components: Vec<Component>,
+    /// What else the file says about its model: name, architecture, context, tokenizer, tensors by format. Empty but for
+    /// GGUF.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<&'static str, String>,
     /// Elements of all weights.
     pub parameters: usize,
     /// Bytes of all weights as they are stored.
@@ -44,7 +49,7 @@ pub struct Component {
     pub name: String,
     /// What its tensors' names say it is.
     pub family: Option<String>,
-    /// Element type of most weights.
+    /// How most weights are stored: an element type, or a quantised format of GGUF.
     pub precision: String,
     /// Number of tensors.
     pub tensors: usize,
@@ -73,7 +78,7 @@ impl Component {
         Self {
             name: name.to_owned(),
             family: description.family,
-            precision: description.precisions.first().map_or("none", |(dtype, _)| DType::as_str(dtype)).to_owned(),
+            precision: description.precisions.first().map_or("none", |(precision, _)| precision).to_owned(),
             tensors: description.tensors,
             parameters: description.parameters,
             stored_bytes: description.stored_bytes,
@@ -95,6 +100,7 @@ impl Inspection {
             Ok(opened) => opened,
             // Not a whole model: the weights may still say what they are.
             Err(error) => match weights::open(path) {
+                Ok(source) if source.gguf().is_some() => return Ok(Self::language_model(path, source.as_ref())),
                 Ok(source) => return Ok(Self::part(path, source.as_ref(), &error)),
                 Err(_) => return Err(error),
             },
@@ -119,6 +125,14 @@ impl Inspection {
         })
     }
 
+    /// A GGUF file: whole as it is.
+    fn language_model(path: &Path, source: &dyn TensorSource) -> Self {
+        let components = vec![Component::new("weights", source, Fit::default())];
+        let family = components[0].family.clone().unwrap_or_default();
+        let details = weights::describe(source).details.into_iter().collect();
+        Self { path: path.to_path_buf(), family, details, ..Self::sum(components) }
+    }
+
     fn part(path: &Path, source: &dyn TensorSource, error: &Error) -> Self {
         let components = vec![Component::new("weights", source, Fit::default())];
         let family = components[0].family.clone().unwrap_or_else(|| "weights of an unknown model".to_owned());
@@ -135,6 +149,7 @@ impl Inspection {
             scheduler: None,
             prediction_type: None,
             inpainting: false,
+            details: BTreeMap::new(),
             parameters,
             stored_bytes: total(|c| c.stored_bytes),
             memory_bytes: parameters * size_of::<f32>(),
@@ -162,6 +177,9 @@ impl fmt::Display for Inspection {
         }
         if let Some(prediction) = &self.prediction_type {
             writeln!(f, "  prediction  {prediction}")?;
+        }
+        for (what, value) in &self.details {
+            writeln!(f, "  {what:<11} {value}")?;
         }
         writeln!(f, "  size        {} stored, {} parameters", bytes(self.stored_bytes), self.parameters)?;
         writeln!(f, "  memory      {} for the weights as f32, and the work's own", bytes(self.memory_bytes))?;

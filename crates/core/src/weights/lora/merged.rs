@@ -1,7 +1,7 @@
 //! Weights with LoRAs merged in.
 
 use super::Lora;
-use crate::weights::{TensorInfo, TensorSource};
+use crate::weights::{Quantized, TensorInfo, TensorSource};
 use crate::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,5 +42,13 @@ impl TensorSource for Merged {
             None => self.inner.load(name, dtype, device),
             Some(sum) => Ok((self.inner.load(name, wide, device)? + sum)?.to_dtype(dtype)?),
         }
+    }
+
+    fn quantized(&self, name: &str) -> Option<Quantized> {
+        let change = (self.component, name.to_owned());
+        if self.loras.iter().any(|(lora, _)| lora.changes.contains_key(&change)) {
+            return None; // the sum has other numbers than the blocks
+        }
+        self.inner.quantized(name)
     }
 }
