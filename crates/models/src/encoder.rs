@@ -222,12 +222,12 @@ impl Encoder {
             return Err(Error::request(format!("token {id} is beyond the {vocab_size} tokens that the encoder knows"))
                 .with_help("the tokenizer does not belong to this encoder"));
         }
-        for (name, tensor) in [("segments", types), ("mask", mask)] {
+        for (name, tensor) in [("tensor of segments", types), ("mask", mask)] {
             if let Some(tensor) = tensor
                 && tensor.dims() != dims
             {
                 let shape = tensor.dims();
-                return Err(Error::request(format!("the {name} have shape {shape:?}, the tokens {dims:?}")));
+                return Err(Error::request(format!("the {name} has shape {shape:?}, the tokens {dims:?}")));
             }
         }
         if let Some(types) = types

@@ -101,10 +101,13 @@ impl EncoderDecoder {
             }
             EncoderDecoderConfig::T5(c) => {
                 let shared = table(params, "shared", c.vocab_size)?;
-                let head = if c.tie_word_embeddings {
+                let lm_head = params.sub("lm_head");
+                let head = if c.scales_outputs() {
                     Head::Tied { factor: 1.0 / (d_model as f64).sqrt(), final_logits_bias: None }
+                } else if lm_head.contains("weight") {
+                    Head::Own(Linear::new(&lm_head, d_model, c.vocab_size, false)?)
                 } else {
-                    Head::Own(Linear::new(&params.sub("lm_head"), d_model, c.vocab_size, false)?)
+                    Head::Tied { factor: 1.0, final_logits_bias: None }
                 };
                 (params.clone(), shared.clone(), shared, head)
             }

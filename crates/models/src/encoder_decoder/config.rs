@@ -94,8 +94,12 @@ pub struct T5Config {
     pub layer_norm_epsilon: f64,
     /// `relu`, or `gated-gelu` (T5 v1.1) or another activation, with or without gate.
     pub feed_forward_proj: String,
-    /// Whether the table of embeddings also makes the logits.
+    /// Whether the table of embeddings also makes the logits. Files from transformers 5 say so of every model, and mean
+    /// `scale_decoder_outputs`.
     pub tie_word_embeddings: bool,
+    /// Whether the decoder's output is divided by the square root of `d_model`, as the first T5's is, whose table of embeddings
+    /// makes the logits; `tie_word_embeddings` unless given. Else the logits have a matrix of their own, if the file has one.
+    pub scale_decoder_outputs: Option<bool>,
     /// Token with which every target begins; that of padding unless given.
     pub decoder_start_token_id: Option<u32>,
     /// Token that fills texts up.
@@ -108,7 +112,7 @@ pub struct T5Config {
 }
 
 /// Entries that concern training, the tokenizer, how text is generated, or the file, whatever their value.
-const HARMLESS: [&str; 42] = [
+const HARMLESS: [&str; 41] = [
     "transformers_version",
     "torch_dtype",
     "dtype",
@@ -150,10 +154,8 @@ const HARMLESS: [&str; 42] = [
     // Both follow from feed_forward_proj.
     "is_gated_act",
     "dense_act_fn",
-    // Follows from share_encoder_decoder_embeddings in Marian, and is a field of T5's.
+    // Marian's logits come from the decoder's table of embeddings, always.
     "tie_word_embeddings",
-    // Follows from tie_word_embeddings in T5.
-    "scale_decoder_outputs",
 ];
 
 fn check_other(other: &BTreeMap<String, Value>, expected: &[(&str, Value)]) -> Result<()> {
@@ -316,6 +318,7 @@ impl Default for T5Config {
             layer_norm_epsilon: 1e-6,
             feed_forward_proj: "relu".to_owned(),
             tie_word_embeddings: true,
+            scale_decoder_outputs: None,
             decoder_start_token_id: None,
             pad_token_id: 0,
             eos_token_id: 1,
@@ -345,6 +348,12 @@ impl T5Config {
             tie_word_embeddings: false,
             ..Self::default()
         }
+    }
+
+    /// Whether the decoder's output is divided by the square root of `d_model` before the table of embeddings makes logits of
+    /// it. mT5 never does.
+    pub fn scales_outputs(&self) -> bool {
+        self.scale_decoder_outputs.unwrap_or(self.tie_word_embeddings && self.model_type != "mt5")
     }
 
     /// The activation of the MLP, and whether it is a gate (Shazeer 2020, "GLU Variants Improve Transformer").

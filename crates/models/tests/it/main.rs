@@ -3,6 +3,8 @@
 mod autoencoder_kl;
 mod clip_text;
 mod clip_vision;
+mod encoder;
+mod encoder_decoder;
 mod fixture;
 mod image_classifier;
 mod patch_discriminator;
