@@ -1,9 +1,12 @@
 //! Models whose attention can be shown, and how they are opened.
 
 mod clip;
+mod encoder;
+mod encoder_decoder;
 
 use super::Token;
 use crate::model_folder;
+use crate::tokens::Tokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::Probe;
 use conjure_core::{D, Tensor};
@@ -68,7 +71,10 @@ pub(super) fn token(subject: &dyn Subject, id: u32) -> Token {
     Token { id, text }
 }
 
-/// The model at `path`: a folder of a text encoder of CLIP, by itself or below a folder for pictures.
+/// The model types in `config.json` that can be shown, in the order of [`open`].
+const KNOWN: &str = "clip_text_model, bert, roberta, xlm-roberta, marian, t5 and mt5";
+
+/// The model at `path`: a transformers folder with its tokenizer; or a folder for pictures, whose text encoder is meant.
 ///
 /// # Errors
 /// Nothing there that Conjure knows, a damaged file.
@@ -83,12 +89,19 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
         serde_json::from_str(&text).map_err(|e| Error::file(&config_path, format!("is not JSON: {e}")))?;
     match config["model_type"].as_str() {
         Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
+        Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
+        Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))
-                .with_help("attention is shown of clip_text_model"))
+                .with_help(format!("attention is shown of {KNOWN}")))
         }
     }
+}
+
+/// What a token spells in a text, with the space before it.
+fn piece(tokenizer: &Tokenizer, id: u32) -> String {
+    tokenizer.token_text(id).unwrap_or_default()
 }
 
 /// Refuses more tokens than a model reads.
