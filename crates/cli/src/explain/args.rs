@@ -17,8 +17,8 @@ pub struct AttentionArgs {
     #[arg(value_name = "SENTENCE", allow_hyphen_values = true)]
     pub text: String,
 
-    /// The model: a folder, or the folder of a picture model with a text encoder
-    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
+    /// The model: a folder with config.json, weights and tokenizer, a .gguf file, or the folder of a picture model
+    #[arg(long, value_name = "PATH", default_value = "models/emoji")]
     pub model: PathBuf,
 
     /// Where to write the page; an existing file is replaced

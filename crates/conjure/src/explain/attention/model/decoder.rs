@@ -2,14 +2,25 @@
 
 use super::super::{Outcome, Subject};
 use super::{check_length, piece};
-use crate::Result;
 use crate::model_folder;
 use crate::tokens::Tokenizer;
+use crate::{Error, Result};
 use conjure_core::probe::Probe;
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::{self, Params, TensorSource};
 use conjure_core::{DType, Device, Tensor};
-use conjure_models::decoder::{self, Decoder, DecoderConfig};
+use conjure_models::decoder::{self, Decoder, DecoderConfig, ModelType};
 use std::path::Path;
+use std::sync::Arc;
+
+/// Whether a `model_type` of `config.json` is a decoder's.
+pub(super) fn is_known(name: &str) -> bool {
+    ModelType::ALL.iter().any(|known| known.name() == name)
+}
+
+/// The names of all decoders.
+pub(super) fn known() -> String {
+    ModelType::ALL.map(ModelType::name).join(", ")
+}
 
 /// A decoder with its tokenizer.
 pub(super) struct LanguageModel {
@@ -21,9 +32,21 @@ impl LanguageModel {
     /// The folder with `config.json`, weights and tokenizer.
     pub fn open(folder: &Path) -> Result<Self> {
         let config = model_folder::config(folder, DecoderConfig::from_json)?;
-        let source = decoder::canonical(weights::open(weights::locate(folder)?)?, &config)?;
-        let params = Params::load(source, DType::F32, &Device::Cpu);
-        Ok(Self { model: Decoder::new(&params, &config)?, tokenizer: Tokenizer::from_folder(folder)? })
+        Self::new(weights::open(weights::locate(folder)?)?, &config, Tokenizer::from_folder(folder)?)
+    }
+
+    /// A GGUF file, which holds everything.
+    pub fn open_gguf(path: &Path) -> Result<Self> {
+        let source = weights::open(path)?;
+        let metadata = source.gguf().ok_or_else(|| Error::file(path, "is no GGUF file"))?;
+        let tokenizer = Tokenizer::from_gguf(metadata)?;
+        let config = DecoderConfig::from_gguf(source.as_ref())?;
+        Self::new(source, &config, tokenizer)
+    }
+
+    fn new(source: Arc<dyn TensorSource>, config: &DecoderConfig, tokenizer: Tokenizer) -> Result<Self> {
+        let params = Params::load(decoder::canonical(source, config)?, DType::F32, &Device::Cpu);
+        Ok(Self { model: Decoder::new(&params, config)?, tokenizer })
     }
 }
 

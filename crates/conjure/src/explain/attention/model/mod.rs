@@ -1,6 +1,7 @@
 //! Models whose attention can be shown, and how they are opened.
 
 mod clip;
+mod decoder;
 mod encoder;
 mod encoder_decoder;
 
@@ -71,14 +72,18 @@ pub(super) fn token(subject: &dyn Subject, id: u32) -> Token {
     Token { id, text }
 }
 
-/// The model types in `config.json` that can be shown, in the order of [`open`].
-const KNOWN: &str = "clip_text_model, bert, roberta, xlm-roberta, marian, t5 and mt5";
+/// The model types in `config.json` that can be shown, beside those of decoders.
+const KNOWN: &str = "clip_text_model, bert, roberta, xlm-roberta, marian, t5, mt5";
 
-/// The model at `path`: a transformers folder with its tokenizer; or a folder for pictures, whose text encoder is meant.
+/// The model at `path`: a transformers folder with its tokenizer, or a GGUF file; or a folder for pictures, whose text encoder
+/// is meant.
 ///
 /// # Errors
 /// Nothing there that Conjure knows, a damaged file.
 pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
+    if path.is_file() {
+        return Ok(Box::new(decoder::LanguageModel::open_gguf(path)?));
+    }
     let below = path.join("text_encoder");
     let folder = if below.join("config.json").is_file() { below } else { path.to_path_buf() };
     let config_path = folder.join("config.json");
@@ -91,10 +96,11 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
         Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
         Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
         Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder)?)),
+        Some(kind) if decoder::is_known(kind) => Ok(Box::new(decoder::LanguageModel::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))
-                .with_help(format!("attention is shown of {KNOWN}")))
+                .with_help(format!("attention is shown of {KNOWN}, {}, and of GGUF files", decoder::known())))
         }
     }
 }
