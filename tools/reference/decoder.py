@@ -39,7 +39,7 @@ CASES = {
                                              intermediate_size=40, max_position_embeddings=64, rotary_pct=0.25,
                                              use_parallel_residual=False, hidden_act="gelu_new", attention_bias=False)),
     # Heads that are no power of two.
-    "mpt": ("mpt", dict(vocab_size=61, d_model=36, n_heads=6, n_layers=2, max_seq_len=64, expansion_ratio=2,
+    "mpt": ("mpt", dict(vocab_size=61, d_model=36, n_heads=6, n_layers=2, max_seq_len=64,
                         bos_token_id=1, eos_token_id=2)),
     "llama": llama(attention_bias=True, mlp_bias=True, rms_norm_eps=1e-3),
     "llama_linear": llama(dict(rope_type="linear", factor=3.0, rope_theta=1000.0)),

@@ -35,11 +35,11 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(*args),
         Command::Text(args) => text::run(&args),
         Command::Chat(args) => chat::run(&args),
-        Command::Explain(command) => explain::run(command),
         Command::Replay(args) => replay::run(args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(command) => evaluate::run(command),
+        Command::Explain(command) => explain::run(command),
         Command::Data(command) => data::run(command),
     };
     match outcome {

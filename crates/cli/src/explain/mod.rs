@@ -2,6 +2,7 @@
 
 mod args;
 mod odds;
+mod attention;
 
 pub use args::ExplainCommand;
 
@@ -11,5 +12,6 @@ use std::process::ExitCode;
 pub fn run(command: ExplainCommand) -> Result<ExitCode> {
     match command {
         ExplainCommand::Odds(args) => odds::run(&args),
+        ExplainCommand::Attention(args) => attention::run(&args),
     }
 }

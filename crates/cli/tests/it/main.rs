@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod command;
 mod data;
+mod explain;
 mod image;
 mod models;
 mod replay;

@@ -1,3 +1,4 @@
 //! How a model does what it does, shown.
 
 pub mod odds;
+pub mod attention;

@@ -1,5 +1,6 @@
 //! Integration tests of the core, against recorded references.
 
+mod attend;
 mod blocks;
 mod checkpoint;
 mod cross_entropy;

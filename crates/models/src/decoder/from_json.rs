@@ -8,7 +8,7 @@ use conjure_core::{Error, Result};
 use serde_json::json;
 
 /// Entries that concern training, the tokenizer, generation or the file, whatever their value.
-const HARMLESS: [&str; 56] = [
+const HARMLESS: [&str; 57] = [
     "architectures",
     "attention_dropout",
     "attn_pdrop",
@@ -17,6 +17,7 @@ const HARMLESS: [&str; 56] = [
     "begin_suppress_tokens",
     "bos_token_id",
     "cache_implementation",
+    "chunk_size_feed_forward",
     "classifier_dropout",
     "decoder_start_token_id",
     "do_sample",
