@@ -3,7 +3,8 @@ implementations make of about 200 lines in many languages.
 
     python tools/reference/text_tokenizers.py
 
-`unigram.model` and `bpe.model` are SentencePiece models and `sentencepiece` gives their ids and texts; `byte_level/` and
+`unigram.model` and `bpe.model` are SentencePiece models and `sentencepiece` gives their ids and texts; `marian.json` is
+`unigram.model` as a translator's, by transformers; `byte_level/` and
 `word_piece/` are tokenizer.json files and `tokenizers` gives theirs; `templates` are conversations rendered by Jinja2 as
 transformers sets it up. Made with sentencepiece 0.2.3, tokenizers 0.23.3, transformers 5.23.
 
@@ -14,10 +15,12 @@ import io
 import json
 import pathlib
 import random
+import tempfile
 
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import MarianTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "crates/conjure/tests/fixtures/text_tokenizers"
@@ -195,6 +198,25 @@ def json_cases(tokenizer, texts):
     }
 
 
+def marian_cases(model, texts):
+    """One model for both languages, and ids that are not its own: some pieces are missing, as in trimmed vocabularies."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(n) for n in range(processor.get_piece_size())]
+    tokens = ["</s>", "<unk>", *sorted(set(pieces[7:]) - set(pieces[50:90]))[::-1], ">>fra<<", ">>deu<<", "<pad>"]
+    vocabulary = {token: n for n, token in enumerate(tokens)}
+    extra = [">>fra<< the lamp", "the >>deu<< lamp", ">>xyz<< the lamp\n>>fra<<again", "the</s>lamp <pad> x", ">><< a << b >> c"]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for name in ("source.spm", "target.spm"):
+            (folder / name).write_bytes(model)
+        (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        tokenizer = MarianTokenizer.from_pretrained(folder)
+        lines = extra + [text for text in texts if "<" not in text]
+        ids = [tokenizer(text).input_ids for text in lines]
+        decoded = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    return {"vocabulary": vocabulary, "lines": lines[:80], "ids": ids[:80], "decoded": decoded[:80]}
+
+
 # Templates in the manner of the known families, written for this test.
 TEMPLATES = {
     "chatml": """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
@@ -349,6 +371,7 @@ def main():
     cases = {"lines": texts}
     cases["unigram"] = sentencepiece_cases(unigram, texts)
     cases["bpe"] = sentencepiece_cases(bpe, texts)
+    write(OUT / "marian.json", marian_cases(unigram, texts))
     for name, tokenizer in (("byte_level", byte_level()), ("word_piece", word_piece())):
         folder = OUT / name
         folder.mkdir(exist_ok=True)

@@ -43,9 +43,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         writeln!(out, "{}", serde_json::json!({ "ids": ids, "text": text, "streamed": streamed }))?;
     }
     out.flush()?;
-    eprintln!(
-        "{} tokens known, opened in {opened:?}; {count} ids in {encoding:?}",
-        tokenizer.vocabulary_size()
-    );
+    eprintln!("{} tokens known, opened in {opened:?}; {count} ids in {encoding:?}", tokenizer.vocabulary_size());
     Ok(())
 }

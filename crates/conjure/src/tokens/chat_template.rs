@@ -52,7 +52,8 @@ pub struct Date {
 impl Date {
     /// Today, in Coordinated Universal Time. A result that should be made again keeps the date beside the seed.
     pub fn today() -> Self {
-        let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let seconds =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         Self::from_days(i64::try_from(seconds / 86_400).unwrap_or_default())
     }
 
@@ -77,13 +78,24 @@ impl Date {
         const SHIFT: [i32; 12] = [0, 3, 2, 5, 0, 3, 5, 1, 4, 6, 2, 4];
         let year = if self.month < 3 { self.year - 1 } else { self.year };
         let shift = SHIFT[(self.month as usize).clamp(1, 12) - 1];
-        (year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + shift + self.day as i32).rem_euclid(7) as usize
+        (year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + shift + self.day as i32)
+            .rem_euclid(7) as usize
     }
 
     /// Python's `strftime` at midnight.
     fn format(self, pattern: &str) -> std::result::Result<String, String> {
         const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
             "December",
         ];
         const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -216,7 +228,8 @@ impl ChatTemplate {
                     .with_help("use another template: this one loops");
             }
             let failure = Error::failure(format!("the chat template failed: {}", describe(&error)));
-            if error.kind() == ErrorKind::UnknownFunction && self.date.is_none() && self.source.contains("strftime_now") {
+            if error.kind() == ErrorKind::UnknownFunction && self.date.is_none() && self.source.contains("strftime_now")
+            {
                 return failure.with_help("the template asks for the date; give it one");
             }
             failure.with_help("the template may need more than messages with a role and a content")
@@ -231,9 +244,12 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refused(message)))
-        });
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refused(message)))
+            },
+        );
         if let Some(date) = self.date {
             environment.add_function("strftime_now", move |pattern: String| {
                 date.format(&pattern).map_err(|message| minijinja::Error::new(ErrorKind::InvalidOperation, message))

@@ -3,6 +3,7 @@
 
 use super::chat_template::{ChatTemplate, MAX_TEMPLATE_BYTES};
 use super::files::{read_json, read_text};
+use super::marian::Marian;
 use super::sentencepiece::prefixes::Prefixes;
 use super::sentencepiece::{PieceKind, SentencePiece};
 use super::tokenizer::{Engine, Tokenizer};
@@ -19,8 +20,7 @@ const MAX_SETTINGS_BYTES: u64 = 64 << 20;
 /// Where a SentencePiece model may be.
 const PIECE_FILES: [&str; 4] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm"];
 /// The marks that have a name in the settings.
-const MARKS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+const MARKS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 /// Sentinels that T5 has beside its pieces where the settings do not say how many.
 const T5_SENTINELS: u64 = 100;
 
@@ -98,7 +98,9 @@ impl Settings {
         let mut out: BTreeMap<u32, (String, bool)> = BTreeMap::new();
         let mut texts = BTreeSet::new();
         let mut add = |id: Option<u64>, text: Option<&str>, special: bool| {
-            let (Some(id), Some(text)) = (id, text) else { return Err("an added token has no id or no content".to_owned()) };
+            let (Some(id), Some(text)) = (id, text) else {
+                return Err("an added token has no id or no content".to_owned());
+            };
             if id > MAX_ID || text.is_empty() || text.len() > 4096 {
                 return Err(format!("the added token {text:?} has the id {id}"));
             }
@@ -148,8 +150,7 @@ impl Settings {
             };
             (source, config)
         };
-        let marks: Vec<(&str, &str)> =
-            MARKS.iter().filter_map(|name| Some((*name, self.mark(name)?))).collect();
+        let marks: Vec<(&str, &str)> = MARKS.iter().filter_map(|name| Some((*name, self.mark(name)?))).collect();
         let template = source.map(|source| ChatTemplate::new(&source, &marks)).transpose();
         template.map_err(|error| {
             let help = error.help().unwrap_or_default().to_owned();
@@ -192,15 +193,20 @@ pub(super) fn open(folder: &Path) -> Result<Tokenizer> {
 /// A folder with a SentencePiece model only. What transformers puts around texts is in the code of its tokenizer classes, so
 /// the class must be known.
 fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokenizer> {
-    let model = SentencePiece::open(path)?;
     let family = settings.family();
+    if path.ends_with("source.spm") || family == "Marian" {
+        return Marian::open(folder);
+    }
+    let model = SentencePiece::open(path)?;
     let wrong = |message: String| Error::file(path, message);
     let size = model.pieces().len() as u32;
-    let mut added = settings.added().map_err(|m| wrong(m).with_help("tokenizer_config.json and added_tokens.json disagree"))?;
+    let mut added =
+        settings.added().map_err(|m| wrong(m).with_help("tokenizer_config.json and added_tokens.json disagree"))?;
     let (begins, ends) = match family.as_str() {
         "Llama" | "CodeLlama" | "Gemma" => (true, false),
         "T5" | "MT5" => {
-            let sentinels = settings.config.get("extra_ids").and_then(Value::as_u64).unwrap_or(T5_SENTINELS).min(1000) as u32;
+            let sentinels =
+                settings.config.get("extra_ids").and_then(Value::as_u64).unwrap_or(T5_SENTINELS).min(1000) as u32;
             if added.keys().all(|id| *id < size) {
                 added.extend((0..sentinels).map(|n| (size + sentinels - 1 - n, (format!("<extra_id_{n}>"), true))));
             }
@@ -210,9 +216,14 @@ fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokeni
         other => {
             return Err(Error::file(
                 folder,
-                format!("what a {other} tokenizer puts around its {} is not known", path.file_name().unwrap_or_default().display()),
+                format!(
+                    "what a {other} tokenizer puts around its {} is not known",
+                    path.file_name().unwrap_or_default().display()
+                ),
             )
-            .with_help("save the tokenizer as tokenizer.json: AutoTokenizer.from_pretrained(model).save_pretrained(folder)"));
+            .with_help(
+                "save the tokenizer as tokenizer.json: AutoTokenizer.from_pretrained(model).save_pretrained(folder)",
+            ));
         }
     };
     let mut tokenizer = Tokenizer::from_sentencepiece(model);
@@ -226,22 +237,26 @@ fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokeni
         let beside = added.iter().filter(|(id, (text, _))| pieces.model.id(text) != Some(**id));
         let added: BTreeMap<u32, String> = beside.map(|(id, (text, _))| (*id, text.clone())).collect();
         if let Some((id, text)) = added.iter().find(|(id, _)| **id < size) {
-            return Err(wrong(format!("tokenizer_config.json gives the id {id} to {text:?}, but the model has another piece there"))
-                .with_help("the files do not belong together; download the folder again"));
+            return Err(wrong(format!(
+                "tokenizer_config.json gives the id {id} to {text:?}, but the model has another piece there"
+            ))
+            .with_help("the files do not belong together; download the folder again"));
         }
         pieces.found = Prefixes::new(
-            own.iter().map(|(text, id)| (text.as_str(), *id)).chain(added.iter().map(|(id, text)| (text.as_str(), *id))),
+            own.iter()
+                .map(|(text, id)| (text.as_str(), *id))
+                .chain(added.iter().map(|(id, text)| (text.as_str(), *id))),
         );
         tokenizer.size = added.keys().next_back().map_or(size, |id| size.max(id + 1)) as usize;
         pieces.added = added;
         pieces.space_after_mark = settings.flag("legacy") != Some(false);
     }
     tokenizer.special.extend(added.iter().filter(|(_, (_, special))| *special).map(|(id, _)| *id));
-    let mark = |name: &str, default: Option<u32>| {
-        settings.mark(name).and_then(|text| tokenizer.token_id(text)).or(default)
-    };
+    let mark =
+        |name: &str, default: Option<u32>| settings.mark(name).and_then(|text| tokenizer.token_id(text)).or(default);
     let bos = mark("bos_token", tokenizer.bos).filter(|_| settings.flag("add_bos_token").unwrap_or(begins));
-    let eos = mark("eos_token", tokenizer.eos.first().copied()).filter(|_| settings.flag("add_eos_token").unwrap_or(ends));
+    let eos =
+        mark("eos_token", tokenizer.eos.first().copied()).filter(|_| settings.flag("add_eos_token").unwrap_or(ends));
     tokenizer.around = Some((bos.into_iter().collect(), eos.into_iter().collect()));
     Ok(tokenizer)
 }

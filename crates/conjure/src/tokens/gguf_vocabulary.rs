@@ -10,6 +10,7 @@
 //! The splits are the patterns of the models' own `tokenizer.json`.
 
 use super::chat_template::ChatTemplate;
+use super::gguf_words::WORDS;
 use super::sentencepiece::prefixes::Prefixes;
 use super::sentencepiece::{Algorithm, Description, NormalizerOptions, Piece, PieceKind, SentencePiece};
 use super::tokenizer::{Engine, PieceStyle, Pieces, Tokenizer};
@@ -24,104 +25,6 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-const HAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
-const HAN_AND_KANA: &str = "[一-龥぀-ゟ゠-ヿ]+";
-/// Cased letters of the scripts that DeepSeek's first vocabulary was made for.
-const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
-
-/// How one pre-tokenizer splits a text into words: by every pattern in turn.
-struct Words {
-    names: &'static [&'static str],
-    patterns: &'static [&'static str],
-    /// Whether a word that is a token is that token, whatever the merges say.
-    whole: bool,
-    /// Whether texts begin with the begin mark where the file does not say.
-    begins: bool,
-}
-
-const WORDS: &[Words] = &[
-    Words {
-        names: &["default"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &[
-            "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "jina-es", "jina-de",
-            "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert",
-        ],
-        patterns: &[GPT2],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
-        patterns: &[r"\p{N}", GPT2],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
-        patterns: &[LLAMA3],
-        whole: true,
-        begins: true,
-    },
-    Words { names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], patterns: &[LLAMA3], whole: false, begins: false },
-    Words {
-        names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez", "solar-open", "grok-2"],
-        patterns: &[QWEN2],
-        whole: false,
-        begins: false,
-    },
-    Words { names: &["qwen35"], patterns: &[QWEN35], whole: false, begins: false },
-    Words {
-        names: &["deepseek-llm"],
-        patterns: &["[\r\n]", DEEPSEEK_LETTERS, "\\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+", r"\s+$", HAN, r"\p{N}+"],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["deepseek-coder"],
-        patterns: &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", HAN, r"\p{N}"],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
-        patterns: &[r"\p{N}{1,3}", HAN_AND_KANA, DEEPSEEK3],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["falcon"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-        whole: false,
-        begins: false,
-    },
-    Words { names: &["tekken"], patterns: &[TEKKEN], whole: true, begins: true },
-    Words { names: &["gpt-4o", "llama4", "kanana2"], patterns: &[GPT4O], whole: false, begins: false },
-    Words {
-        names: &["bloom", "poro-chat", "gpt3-finnish"],
-        patterns: &[" ?[^(\\s|.,!?…。，、।۔،)]+"],
-        whole: false,
-        begins: false,
-    },
-    Words {
-        names: &["viking"],
-        patterns: &[" ?[^(\\s|.,!?…。，、।۔،)]+", r"\p{N}"],
-        whole: false,
-        begins: false,
-    },
-];
-
 /// The vocabulary's lists, of one length.
 struct Lists<'m> {
     tokens: &'m [String],
@@ -133,7 +36,8 @@ struct Lists<'m> {
 pub(super) fn open(metadata: &Metadata) -> Result<Tokenizer> {
     let model = metadata.require("tokenizer.ggml.model", Metadata::string)?;
     let lists = Lists::read(metadata)?;
-    let flag = |key: &str, default: bool| Ok::<_, Error>(metadata.bool(&format!("tokenizer.ggml.{key}"))?.unwrap_or(default));
+    let flag =
+        |key: &str, default: bool| Ok::<_, Error>(metadata.bool(&format!("tokenizer.ggml.{key}"))?.unwrap_or(default));
     let bos = mark(metadata, "bos_token_id", lists.tokens.len())?;
     let eos = mark(metadata, "eos_token_id", lists.tokens.len())?;
     let (engine, begins, ends) = match model {
@@ -246,7 +150,14 @@ fn wanted(metadata: &Metadata, id: Option<u32>, name: &str) -> Result<Vec<u32>> 
 /// The ids that end an answer: those that the file names, and the tokens that are known to end a turn.
 fn ends_of_answers(metadata: &Metadata, lists: &Lists, eos: Option<u32>) -> Result<Vec<u32>> {
     const ENDS: [&str; 9] = [
-        "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>",
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eom_id|>",
+        "<EOT>",
         "<｜end▁of▁sentence｜>",
     ];
     let mut ends: Vec<u32> = eos.into_iter().collect();
@@ -255,7 +166,9 @@ fn ends_of_answers(metadata: &Metadata, lists: &Lists, eos: Option<u32>) -> Resu
     }
     let known = (0u32..).zip(lists.tokens).zip(&lists.kinds);
     ends.extend(
-        known.filter(|((_, token), kind)| **kind == PieceKind::Control && ENDS.contains(&token.as_str())).map(|((id, _), _)| id),
+        known
+            .filter(|((_, token), kind)| **kind == PieceKind::Control && ENDS.contains(&token.as_str()))
+            .map(|((id, _), _)| id),
     );
     let mut seen = BTreeSet::new();
     ends.retain(|id| seen.insert(*id));
@@ -270,8 +183,11 @@ fn merging(metadata: &Metadata, lists: &Lists) -> Result<(Engine, bool)> {
     let name = metadata.string("tokenizer.ggml.pre")?.unwrap_or("default");
     let Some(words) = WORDS.iter().find(|words| words.names.contains(&name)) else {
         let known: Vec<&str> = WORDS.iter().flat_map(|words| words.names).copied().collect();
-        return Err(Error::file(metadata.path(), format!("the pre-tokenizer {name:?} is unknown; known are {}", known.join(", ")))
-            .with_help("put the model's own tokenizer.json into a folder beside the weights"));
+        return Err(Error::file(
+            metadata.path(),
+            format!("the pre-tokenizer {name:?} is unknown; known are {}", known.join(", ")),
+        )
+        .with_help("put the model's own tokenizer.json into a folder beside the weights"));
     };
     let mut vocabulary: HashMap<&str, u32> = HashMap::with_capacity(lists.tokens.len());
     for (id, token) in (0u32..).zip(lists.tokens) {
@@ -287,7 +203,8 @@ fn merging(metadata: &Metadata, lists: &Lists) -> Result<(Engine, bool)> {
     for (n, line) in lines.iter().enumerate() {
         // A half may begin with a space in vocabularies that are not written in byte symbols.
         let space = line.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
-        let (left, right) = space.map(|at| (&line[..at], &line[at + 1..])).ok_or_else(|| wrong(format!("merge {n} is {line:?}")))?;
+        let (left, right) =
+            space.map(|at| (&line[..at], &line[at + 1..])).ok_or_else(|| wrong(format!("merge {n} is {line:?}")))?;
         for token in [left, right, &format!("{left}{right}")] {
             if !vocabulary.contains_key(token) {
                 return Err(wrong(format!("merge {n}, {line:?}, needs the token {token:?}, which is missing")));
@@ -322,7 +239,8 @@ fn merging(metadata: &Metadata, lists: &Lists) -> Result<(Engine, bool)> {
 
 /// `llama` and `t5`.
 fn pieces(metadata: &Metadata, lists: &Lists, algorithm: Algorithm, prefix: bool) -> Result<Engine> {
-    let flag = |key: &str, default: bool| Ok::<_, Error>(metadata.bool(&format!("tokenizer.ggml.{key}"))?.unwrap_or(default));
+    let flag =
+        |key: &str, default: bool| Ok::<_, Error>(metadata.bool(&format!("tokenizer.ggml.{key}"))?.unwrap_or(default));
     let map = "tokenizer.ggml.precompiled_charsmap";
     let charsmap = match metadata.get(map) {
         _ if algorithm == Algorithm::Bpe => Vec::new(),
@@ -345,9 +263,9 @@ fn pieces(metadata: &Metadata, lists: &Lists, algorithm: Algorithm, prefix: bool
         }
     }
     pieces[unknown].kind = PieceKind::Unknown;
-    let found = (0u32..).zip(&pieces).filter(|(_, piece)| {
-        matches!(piece.kind, PieceKind::Control | PieceKind::UserDefined | PieceKind::Unknown)
-    });
+    let found = (0u32..)
+        .zip(&pieces)
+        .filter(|(_, piece)| matches!(piece.kind, PieceKind::Control | PieceKind::UserDefined | PieceKind::Unknown));
     let found = Prefixes::new(found.map(|(id, piece)| (piece.text.as_str(), id)));
     let byte_fallback = pieces.iter().filter(|piece| piece.kind == PieceKind::Byte).count() == 256;
     let model = SentencePiece::build(Description {
@@ -390,7 +308,8 @@ mod tests {
         let pieces = &description.pieces;
         metadata.insert("tokenizer.ggml.tokens", pieces.iter().map(|piece| piece.text.clone()).collect::<Vec<_>>());
         metadata.insert("tokenizer.ggml.scores", pieces.iter().map(|piece| piece.score).collect::<Vec<_>>());
-        metadata.insert("tokenizer.ggml.token_type", pieces.iter().map(|piece| piece.kind as i32 + 1).collect::<Vec<_>>());
+        metadata
+            .insert("tokenizer.ggml.token_type", pieces.iter().map(|piece| piece.kind as i32 + 1).collect::<Vec<_>>());
         let bytes = description.normalizer.charsmap.iter().map(|byte| byte.cast_signed()).collect();
         metadata.insert("tokenizer.ggml.precompiled_charsmap", MetadataValue::Array(MetadataArray::I8(bytes)));
         metadata.insert("tokenizer.ggml.add_space_prefix", description.normalizer.add_dummy_prefix);
@@ -414,7 +333,10 @@ mod tests {
             for line in cases["lines"].as_array().unwrap() {
                 let line = line.as_str().unwrap();
                 // Marks and the pieces that users defined are taken out of the text before the model sees it.
-                if line.contains(['<', '▁']) || own.iter().any(|piece| line.contains(piece)) || line.contains("e\u{301}") {
+                if line.contains(['<', '▁'])
+                    || own.iter().any(|piece| line.contains(piece))
+                    || line.contains("e\u{301}")
+                {
                     continue;
                 }
                 compared += 1;

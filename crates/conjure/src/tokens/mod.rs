@@ -13,12 +13,15 @@
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
 //! | [`train_bpe`] | how is a vocabulary learned from captions? |
 
+mod charsmap;
 pub mod chat_template;
 pub mod clip_tokenizer;
 pub mod clip_vocabulary;
 mod files;
 mod folder;
 pub mod gguf_vocabulary;
+mod gguf_words;
+mod marian;
 pub mod prompt;
 pub mod sentencepiece;
 pub mod stream;

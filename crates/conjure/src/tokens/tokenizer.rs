@@ -1,6 +1,7 @@
 //! A language model's tokenizer, from whatever file the model brings.
 
 use super::chat_template::{ChatTemplate, Message};
+use super::marian::Marian;
 use super::sentencepiece::prefixes::Prefixes;
 use super::sentencepiece::{PieceKind, SentencePiece, byte_of, spaced};
 use super::stream::DecodeStream;
@@ -30,6 +31,8 @@ pub(super) enum Engine {
     Pipeline(Box<tokenizers::Tokenizer>, PieceStyle),
     /// Our own SentencePiece.
     Pieces(Box<Pieces>),
+    /// Two of them, and ids of their own.
+    Marian(Box<Marian>),
 }
 
 /// How a token of a pipeline is written.
@@ -68,7 +71,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Opens a transformers folder: `tokenizer.json` if there is one, else a SentencePiece model (`tokenizer.model`,
-    /// `spiece.model`, `source.spm` beside `vocab.json`). Marks come from `tokenizer_config.json` and `special_tokens_map.json`,
+    /// `spiece.model`, or Marian's `source.spm`, `target.spm` and `vocab.json`). Marks come from `tokenizer_config.json` and `special_tokens_map.json`,
     /// the ids that end an answer also from `generation_config.json` and `config.json`, the chat template from
     /// `chat_template.jinja` or `tokenizer_config.json`.
     ///
@@ -141,6 +144,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let ids = match &self.engine {
             Engine::Pieces(pieces) => pieces.encode(text),
+            Engine::Marian(marian) => marian.encode(text),
             Engine::Pipeline(pipeline, _) => {
                 let own = add_special && self.around.is_none();
                 let encoding = guarded(|| pipeline.encode_fast(text, own).map_err(|e| e.to_string()));
@@ -163,8 +167,9 @@ impl Tokenizer {
     /// No chat template, or one that refuses the conversation or fails.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let template = self.chat_template().ok_or_else(|| {
-            Error::request("the model has no chat template")
-                .with_help("it was not trained for conversations: let it continue a text, or choose an instruction-tuned one")
+            Error::request("the model has no chat template").with_help(
+                "it was not trained for conversations: let it continue a text, or choose an instruction-tuned one",
+            )
         })?;
         self.encode(&template.render(messages, true)?, false)
     }
@@ -175,11 +180,10 @@ impl Tokenizer {
     /// # Errors
     /// A decoder that fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let shown = |id: u32| !(skip_special && self.special.contains(&id));
         match &self.engine {
-            Engine::Pieces(pieces) => {
-                let shown = |id: u32| !(skip_special && self.special.contains(&id));
-                Ok(pieces.decode(ids, shown))
-            }
+            Engine::Pieces(pieces) => Ok(pieces.decode(ids, shown)),
+            Engine::Marian(marian) => Ok(marian.decode(ids, shown)),
             Engine::Pipeline(pipeline, _) => {
                 let text = guarded(|| pipeline.decode(ids, skip_special).map_err(|e| e.to_string()));
                 text.map_err(|e| Error::failure(format!("the ids cannot be decoded: {e}")))
@@ -196,6 +200,7 @@ impl Tokenizer {
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.engine {
             Engine::Pieces(pieces) => pieces.text(id).map(str::to_owned),
+            Engine::Marian(marian) => marian.token(id).map(str::to_owned),
             Engine::Pipeline(pipeline, _) => pipeline.id_to_token(id),
         }
     }
@@ -208,7 +213,7 @@ impl Tokenizer {
         }
         let style = match &self.engine {
             Engine::Pieces(pieces) if pieces.added.contains_key(&id) => &PieceStyle::Plain,
-            Engine::Pieces(_) => &PieceStyle::Spaced,
+            Engine::Pieces(_) | Engine::Marian(_) => &PieceStyle::Spaced,
             Engine::Pipeline(_, style) => style,
         };
         Some(match style {
@@ -247,6 +252,7 @@ impl Tokenizer {
                 let added = pieces.added.iter().find(|(_, text)| text.as_str() == token).map(|(id, _)| *id);
                 added.or_else(|| pieces.model.id(token))
             }
+            Engine::Marian(marian) => marian.id(token),
             Engine::Pipeline(pipeline, _) => pipeline.token_to_id(token),
         }
     }

@@ -4,6 +4,7 @@
 //! declared, a merge longer than the vocabulary's longest token or a damaged character map end in a panic. What it takes for
 //! granted is looked up here first, and named where it does not hold.
 
+use super::charsmap;
 use super::tokenizer::PieceStyle;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -23,12 +24,32 @@ const MAX_PATTERN_BYTES: usize = 1 << 16;
 const MAX_WORD: u64 = 10_000;
 
 const NORMALIZERS: &[&str] = &[
-    "BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend", "Replace",
-    "Strip", "StripAccents",
+    "BertNormalizer",
+    "ByteLevel",
+    "Lowercase",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Nmt",
+    "Precompiled",
+    "Prepend",
+    "Replace",
+    "Strip",
+    "StripAccents",
 ];
 const PRE_TOKENIZERS: &[&str] = &[
-    "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "FixedLength", "Metaspace", "Punctuation", "Split",
-    "UnicodeScripts", "Whitespace", "WhitespaceSplit",
+    "BertPreTokenizer",
+    "ByteLevel",
+    "CharDelimiterSplit",
+    "Digits",
+    "FixedLength",
+    "Metaspace",
+    "Punctuation",
+    "Split",
+    "UnicodeScripts",
+    "Whitespace",
+    "WhitespaceSplit",
 ];
 const POST_PROCESSORS: &[&str] = &["BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing"];
 const DECODERS: &[&str] =
@@ -62,7 +83,9 @@ pub(super) fn load(text: &str) -> Result<Loaded, String> {
     for (content, id) in &facts.added {
         match inner.token_to_id(content) {
             Some(other) if u64::from(other) != *id => {
-                return Err(format!("the added token {content:?} is declared as {id}, but its place gives it the id {other}"));
+                return Err(format!(
+                    "the added token {content:?} is declared as {id}, but its place gives it the id {other}"
+                ));
             }
             None => return Err(format!("the added token {content:?} cannot be added")),
             _ => {}
@@ -93,7 +116,8 @@ fn check(root: &Value) -> Result<Facts, String> {
     let mut seen = HashSet::new();
     for token in list(root, "added_tokens")? {
         let content = token.get("content").and_then(Value::as_str).ok_or("an added token has no content")?;
-        let id = token.get("id").and_then(Value::as_u64).ok_or_else(|| format!("the added token {content:?} has no id"))?;
+        let id =
+            token.get("id").and_then(Value::as_u64).ok_or_else(|| format!("the added token {content:?} has no id"))?;
         check_token(content, id)?;
         if !seen.insert(content) {
             return Err(format!("the token {content:?} is added twice"));
@@ -106,7 +130,9 @@ fn check(root: &Value) -> Result<Facts, String> {
         }
         let strips = ["lstrip", "rstrip"].iter().any(|key| token.get(*key).and_then(Value::as_bool).unwrap_or(false));
         if strips && content.trim().is_empty() {
-            return Err(format!("the added token {content:?} takes the white space around it but is white space itself"));
+            return Err(format!(
+                "the added token {content:?} takes the white space around it but is white space itself"
+            ));
         }
         added.push((content.to_owned(), id));
     }
@@ -115,7 +141,7 @@ fn check(root: &Value) -> Result<Facts, String> {
     let mut growth = 1usize;
     for part in parts(root, "normalizer", "normalizers", NORMALIZERS)? {
         match part.get("type").and_then(Value::as_str) {
-            Some("Precompiled") => check_charsmap(part)?,
+            Some("Precompiled") => charsmap::check(part)?,
             Some("Replace") => growth = growth.saturating_mul(length(part, "content").max(1)),
             Some("Prepend") => growth = growth.saturating_mul(length(part, "prepend").max(1)),
             _ => {}
@@ -137,7 +163,9 @@ fn check(root: &Value) -> Result<Facts, String> {
     let decoders = parts(root, "decoder", "decoders", DECODERS)?;
     let mut growth = 1usize;
     for part in &decoders {
-        if part.get("type").and_then(Value::as_str) == Some("Strip") && part.get("stop").and_then(Value::as_u64) != Some(0) {
+        if part.get("type").and_then(Value::as_str) == Some("Strip")
+            && part.get("stop").and_then(Value::as_u64) != Some(0)
+        {
             return Err("its decoder Strip cuts the end of tokens, which is not supported".into());
         }
         growth = growth.saturating_mul(length(part, "content").max(1));
@@ -243,7 +271,9 @@ fn check_model<'a>(
         }
         "BPE" | "WordPiece" | "WordLevel" | "Unigram" => return Err(format!("its vocab does not suit a {kind} model")),
         other => {
-            return Err(format!("its model type {other:?} is unknown; BPE, WordPiece, WordLevel and Unigram are known"));
+            return Err(format!(
+                "its model type {other:?} is unknown; BPE, WordPiece, WordLevel and Unigram are known"
+            ));
         }
     }
     Ok(vocabulary)
@@ -284,7 +314,8 @@ fn parts<'a>(
     let mut waiting: Vec<&Value> = root.get(stage).filter(|value| !value.is_null()).into_iter().collect();
     while let Some(part) = waiting.pop() {
         let Some(part) = part.as_object() else { return Err(format!("a part of its {stage} is no object")) };
-        let kind = part.get("type").and_then(Value::as_str).ok_or_else(|| format!("a part of its {stage} has no type"))?;
+        let kind =
+            part.get("type").and_then(Value::as_str).ok_or_else(|| format!("a part of its {stage} has no type"))?;
         if kind == "Sequence" {
             let inner = part.get(list_key).and_then(Value::as_array);
             let inner = inner.ok_or_else(|| format!("a Sequence in its {stage} has no {list_key}"))?;
@@ -313,11 +344,7 @@ fn check_pattern(part: &Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
-fn check_post_processor(
-    part: &Map<String, Value>,
-    known: &dyn Fn(&str) -> bool,
-    largest: u64,
-) -> Result<(), String> {
+fn check_post_processor(part: &Map<String, Value>, known: &dyn Fn(&str) -> bool, largest: u64) -> Result<(), String> {
     let in_range = |id: &Value| id.as_u64().is_some_and(|id| id <= largest);
     for key in ["cls", "sep"] {
         if let Some(pair) = part.get(key)
@@ -333,7 +360,10 @@ fn check_post_processor(
     for (name, token) in tokens {
         let ids = token.get("ids").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let texts = token.get("tokens").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        if token.get("id").and_then(Value::as_str) != Some(name) || ids.len() != texts.len() || !ids.iter().all(in_range) {
+        if token.get("id").and_then(Value::as_str) != Some(name)
+            || ids.len() != texts.len()
+            || !ids.iter().all(in_range)
+        {
             return Err(format!("its template's token {name:?} is not one of the vocabulary"));
         }
     }
@@ -356,68 +386,4 @@ fn check_post_processor(
         }
     }
     Ok(())
-}
-
-/// The double array that the `spm_precompiled` crate will walk without looking: every step that a text can make stays inside.
-fn check_charsmap(part: &Map<String, Value>) -> Result<(), String> {
-    let map = part.get("precompiled_charsmap").and_then(Value::as_str).ok_or("its character map is missing")?;
-    let map = base64(map).ok_or("its character map is not base64")?;
-    let damaged = || "its character map is damaged".to_owned();
-    let (size, rest) = map.split_first_chunk::<4>().ok_or_else(damaged)?;
-    let (array, texts) = rest.split_at_checked(u32::from_le_bytes(*size) as usize / 4 * 4).ok_or_else(damaged)?;
-    let texts = std::str::from_utf8(texts).map_err(|_| damaged())?;
-    let units: Vec<u32> = array.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-    let target = |position: usize, unit: u32| position ^ ((unit >> 10) << ((unit & 0x200) >> 6)) as usize;
-    let mut seen = vec![false; units.len()];
-    let mut waiting = vec![target(0, *units.first().ok_or_else(damaged)?)];
-    while let Some(base) = waiting.pop() {
-        for byte in 1..=255u32 {
-            let position = base ^ byte as usize;
-            let unit = *units.get(position).ok_or_else(damaged)?;
-            if unit & 0x8000_00ff != byte || std::mem::replace(&mut seen[position], true) {
-                continue;
-            }
-            let base = target(position, unit);
-            if unit & 0x100 != 0 {
-                let value = (*units.get(base).ok_or_else(damaged)? & 0x7fff_ffff) as usize;
-                if !texts.is_char_boundary(value) {
-                    return Err(damaged());
-                }
-            }
-            waiting.push(base);
-        }
-    }
-    Ok(())
-}
-
-/// Standard base64 with padding.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let (groups, []) = text.as_bytes().as_chunks::<4>() else { return None };
-    let mut out = Vec::with_capacity(groups.len() * 3);
-    for (n, group) in groups.iter().enumerate() {
-        let padding = group.iter().rev().take_while(|c| **c == b'=').count();
-        if padding > 2 || (padding > 0 && n + 1 != groups.len()) {
-            return None;
-        }
-        let mut bits = 0u32;
-        for c in &group[..4 - padding] {
-            bits = bits << 6 | u32::from(digit(*c)?);
-        }
-        bits <<= 6 * padding;
-        let bytes = bits.to_be_bytes();
-        // Bits that no byte has are zero, or the crate's reader refuses them.
-        if bytes[4 - padding..].iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        out.extend(&bytes[1..4 - padding]);
-    }
-    Some(out)
 }

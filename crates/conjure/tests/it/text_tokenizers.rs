@@ -86,7 +86,10 @@ fn a_folder_knows_its_marks_and_its_template() {
     assert_eq!(tokenizer.eos(), [2, 0]);
     assert!(tokenizer.is_special(2) && !tokenizer.is_special(200));
     assert_eq!(tokenizer.token_id("<|im_end|>"), Some(2));
-    assert_eq!(tokenizer.vocabulary_size(), json_file("byte_level/tokenizer.json")["added_tokens"][3]["id"].as_u64().unwrap() as usize + 1);
+    assert_eq!(
+        tokenizer.vocabulary_size(),
+        json_file("byte_level/tokenizer.json")["added_tokens"][3]["id"].as_u64().unwrap() as usize + 1
+    );
     let ids = tokenizer.encode_chat(&[Message::new("system", "s"), Message::new("user", "hello")]).unwrap();
     let text = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
@@ -182,24 +185,48 @@ fn gguf_vocabularies_that_lie_are_refused() {
     for (expected, error) in [
         ("lacks the key tokenizer.ggml.model", Tokenizer::from_gguf(&Metadata::new("m.gguf")).unwrap_err().to_string()),
         ("the tokenizer model \"rwkv\" is unknown", refused(&|m| drop(m.insert("tokenizer.ggml.model", "rwkv")))),
-        ("the pre-tokenizer \"quux\" is unknown; known are default, gpt-2,", refused(&|m| drop(m.insert("tokenizer.ggml.pre", "quux")))),
+        (
+            "the pre-tokenizer \"quux\" is unknown; known are default, gpt-2,",
+            refused(&|m| drop(m.insert("tokenizer.ggml.pre", "quux"))),
+        ),
         ("tokens have 2 types", refused(&|m| drop(m.insert("tokenizer.ggml.token_type", vec![1, 1])))),
         ("tokens have 1 scores", refused(&|m| drop(m.insert("tokenizer.ggml.scores", vec![1.0_f32])))),
-        ("needs the token \"Quux\", which is missing", refused(&|m| drop(m.insert("tokenizer.ggml.merges", strings(&["Quux a"]))))),
+        (
+            "needs the token \"Quux\", which is missing",
+            refused(&|m| drop(m.insert("tokenizer.ggml.merges", strings(&["Quux a"])))),
+        ),
         ("merge 0 is \"ab\"", refused(&|m| drop(m.insert("tokenizer.ggml.merges", strings(&["ab"]))))),
-        ("bos_token_id is 4000000000, but the vocabulary has", refused(&|m| drop(m.insert("tokenizer.ggml.bos_token_id", 4_000_000_000_u32)))),
-        ("eos_token_id is missing", refused(&|m| {
-            *m = { let mut other = Metadata::new("toy.gguf"); for (key, value) in m.iter().filter(|(key, _)| !key.ends_with("eos_token_id")) { other.insert(key, value.clone()); } other };
-            m.insert("tokenizer.ggml.add_eos_token", true);
-        })),
-        ("have the same text \"a\"", refused(&|m| {
-            m.insert("tokenizer.ggml.tokens", strings(&["a", "b", "a"]));
-            m.insert("tokenizer.ggml.token_type", vec![1, 1, 1]);
-        })),
-        ("has the unknown type 9", refused(&|m| {
-            m.insert("tokenizer.ggml.tokens", strings(&["a"]));
-            m.insert("tokenizer.ggml.token_type", vec![9]);
-        })),
+        (
+            "bos_token_id is 4000000000, but the vocabulary has",
+            refused(&|m| drop(m.insert("tokenizer.ggml.bos_token_id", 4_000_000_000_u32))),
+        ),
+        (
+            "eos_token_id is missing",
+            refused(&|m| {
+                *m = {
+                    let mut other = Metadata::new("toy.gguf");
+                    for (key, value) in m.iter().filter(|(key, _)| !key.ends_with("eos_token_id")) {
+                        other.insert(key, value.clone());
+                    }
+                    other
+                };
+                m.insert("tokenizer.ggml.add_eos_token", true);
+            }),
+        ),
+        (
+            "have the same text \"a\"",
+            refused(&|m| {
+                m.insert("tokenizer.ggml.tokens", strings(&["a", "b", "a"]));
+                m.insert("tokenizer.ggml.token_type", vec![1, 1, 1]);
+            }),
+        ),
+        (
+            "has the unknown type 9",
+            refused(&|m| {
+                m.insert("tokenizer.ggml.tokens", strings(&["a"]));
+                m.insert("tokenizer.ggml.token_type", vec![9]);
+            }),
+        ),
         ("line 1: syntax error", refused(&|m| drop(m.insert("tokenizer.chat_template", "{% for %}")))),
     ] {
         assert!(error.contains(expected), "{error}");
@@ -310,6 +337,37 @@ fn a_folder_with_a_sentencepiece_model_only_depends_on_its_class() {
 }
 
 #[test]
+fn a_marian_folder_equals_transformers() {
+    let cases = json_file("marian.json");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["source.spm", "target.spm"] {
+        std::fs::copy(fixture("unigram.model"), folder.path().join(name)).unwrap();
+    }
+    let error = Tokenizer::from_folder(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("vocab.json: it is missing beside source.spm"), "{error}");
+    let vocabulary = folder.path().join("vocab.json");
+    for (content, expected) in [
+        (json!({"a": 1, "b": 1}), "the tokens \"a\" and \"b\" have the same id 1"),
+        (json!({"a": -1}), "the token \"a\" has the id -1"),
+        (json!({"</s>": 0}), "the token \"<unk>\" is missing"),
+    ] {
+        std::fs::write(&vocabulary, content.to_string()).unwrap();
+        let error = Tokenizer::from_folder(folder.path()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    std::fs::write(&vocabulary, cases["vocabulary"].to_string()).unwrap();
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, &[0][..]));
+    assert_eq!(tokenizer.vocabulary_size(), cases["vocabulary"].as_object().unwrap().len());
+    let decoded = texts(&cases["decoded"]);
+    for (n, (line, expected)) in texts(&cases["lines"]).iter().zip(ids(&cases["ids"])).enumerate() {
+        assert_eq!(tokenizer.encode(line, true).unwrap(), expected, "{line:?}");
+        assert_eq!(tokenizer.decode(&expected, true).unwrap(), decoded[n], "{line:?}");
+        assert_eq!(streamed(&tokenizer, &expected, true).trim_end(), decoded[n], "{line:?}");
+    }
+}
+
+#[test]
 fn tokenizer_files_that_lie_are_refused() {
     let valid = json_file("byte_level/tokenizer.json");
     let refused = |pointer: &str, value: Value| {
@@ -325,7 +383,8 @@ fn tokenizer_files_that_lie_are_refused() {
         assert!(error.help().is_some());
         error.to_string()
     };
-    let template = |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
+    let template =
+        |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
     for (expected, error) in [
         ("it has no model", refused("/model", json!(null))),
         ("model type \"Quux\" is unknown", refused("/model/type", json!("Quux"))),
@@ -343,16 +402,40 @@ fn tokenizer_files_that_lie_are_refused() {
         ("more than 4096", refused("/added_tokens/3/content", json!("x".repeat(5000)))),
         ("unknown type \"Quux\"", refused("/decoder", json!({"type": "Quux"}))),
         ("no normalizers", refused("/normalizer", json!({"type": "Sequence"}))),
-        ("normalizer has more than 64 parts", refused("/normalizer", json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 65]}))),
-        ("4097 times as long", refused("/normalizer", json!({"type": "Replace", "pattern": {"String": "a"}, "content": "x".repeat(4097)}))),
-        ("a pattern is empty", refused("/normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}))),
+        (
+            "normalizer has more than 64 parts",
+            refused("/normalizer", json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 65]})),
+        ),
+        (
+            "4097 times as long",
+            refused("/normalizer", json!({"type": "Replace", "pattern": {"String": "a"}, "content": "x".repeat(4097)})),
+        ),
+        (
+            "a pattern is empty",
+            refused("/normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"})),
+        ),
         ("is not base64", refused("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "?"}))),
-        ("character map is damaged", refused("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "////fwAAAAA="}))),
+        (
+            "character map is damaged",
+            refused("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "////fwAAAAA="})),
+        ),
         ("has the length 0", refused("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}))),
-        ("cuts the end of tokens", refused("/decoder", json!({"type": "Strip", "content": "x", "start": 0, "stop": 1}))),
-        ("which is not declared", refused("/post_processor", template(json!([{"SpecialToken": {"id": "x", "type_id": 0}}])))),
-        ("which is not declared", refused("/post_processor", template(json!([{"Sequence": {"id": "B", "type_id": 0}}])))),
-        ("which is no token", refused("/post_processor", json!({"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]}))),
+        (
+            "cuts the end of tokens",
+            refused("/decoder", json!({"type": "Strip", "content": "x", "start": 0, "stop": 1})),
+        ),
+        (
+            "which is not declared",
+            refused("/post_processor", template(json!([{"SpecialToken": {"id": "x", "type_id": 0}}]))),
+        ),
+        (
+            "which is not declared",
+            refused("/post_processor", template(json!([{"Sequence": {"id": "B", "type_id": 0}}]))),
+        ),
+        (
+            "which is no token",
+            refused("/post_processor", json!({"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]})),
+        ),
         ("not readable as JSON", Tokenizer::from_json("{", "t.json").unwrap_err().to_string()),
     ] {
         assert!(error.contains(expected), "{error}");
@@ -385,7 +468,8 @@ fn folders_with_broken_settings_name_the_file() {
         std::fs::remove_file(path).unwrap();
     }
     // Ids that no token has are no end; the named mark is one.
-    std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [99999, -1, "x"], "bos_token_id": 99999}"#).unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [99999, -1, "x"], "bos_token_id": 99999}"#)
+        .unwrap();
     std::fs::write(folder.path().join("special_tokens_map.json"), r#"{"eos_token": "<|im_end|>"}"#).unwrap();
     std::fs::write(folder.path().join("chat_template.jinja"), "{{ eos_token }}").unwrap();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();

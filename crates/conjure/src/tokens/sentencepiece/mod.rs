@@ -165,7 +165,8 @@ impl SentencePiece {
     }
 
     pub(super) fn build(description: Description) -> std::result::Result<Self, String> {
-        let Description { algorithm, pieces, byte_fallback, unknown_surface, normalizer, denormalizer, .. } = description;
+        let Description { algorithm, pieces, byte_fallback, unknown_surface, normalizer, denormalizer, .. } =
+            description;
         if pieces.is_empty() {
             return Err("it has no pieces".into());
         }

@@ -62,7 +62,8 @@ impl Normalizer {
             }
             let (chunks, _) = array.as_chunks::<4>();
             units = chunks.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-            replacements = std::str::from_utf8(texts).map_err(|_| "the character map's texts are not UTF-8")?.to_owned();
+            replacements =
+                std::str::from_utf8(texts).map_err(|_| "the character map's texts are not UTF-8")?.to_owned();
         }
         Ok(Self { options, units, replacements, keep })
     }
@@ -75,7 +76,9 @@ impl Normalizer {
         let mut longest = None;
         for (at, byte) in text.bytes().enumerate() {
             position ^= usize::from(byte);
-            let Some(unit) = self.units.get(position).copied().filter(|unit| label(*unit) == u32::from(byte)) else { break };
+            let Some(unit) = self.units.get(position).copied().filter(|unit| label(*unit) == u32::from(byte)) else {
+                break;
+            };
             position ^= offset(unit);
             if unit & 0x100 != 0 {
                 let value = self.units.get(position).map_or(usize::MAX, |unit| (unit & 0x7fff_ffff) as usize);

@@ -90,10 +90,7 @@ mod tests {
         assert_eq!(found, [(1, 1), (2, 2), (3, 3)]);
         assert_eq!(prefixes.longest("äbc"), Some((3, 4)));
         assert_eq!(prefixes.longest("c"), None);
-        assert_eq!(
-            prefixes.split("xabcäyb"),
-            [("x", None), ("abc", Some(3)), ("äy", None), ("b", Some(5))]
-        );
+        assert_eq!(prefixes.split("xabcäyb"), [("x", None), ("abc", Some(3)), ("äy", None), ("b", Some(5))]);
         assert_eq!(Prefixes::default().split("ab"), [("ab", None)]);
         assert_eq!(prefixes.longest(""), None);
     }

@@ -23,10 +23,10 @@ struct Best {
 
 impl Unigram {
     pub(super) fn new(pieces: &[Piece]) -> Self {
-        let found = |piece: &Piece| {
-            matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused)
-        };
-        let words = pieces.iter().zip(0..).filter(|(piece, _)| found(piece)).map(|(piece, id)| (piece.text.as_str(), id));
+        let found =
+            |piece: &Piece| matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused);
+        let words =
+            pieces.iter().zip(0..).filter(|(piece, _)| found(piece)).map(|(piece, id)| (piece.text.as_str(), id));
         let scores = || pieces.iter().filter(|piece| piece.kind == PieceKind::Normal).map(|piece| piece.score);
         Self {
             trie: Prefixes::new(words),
