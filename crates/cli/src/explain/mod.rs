@@ -1,8 +1,8 @@
 //! `conjure explain ...`.
 
 mod args;
-mod odds;
 mod attention;
+mod odds;
 
 pub use args::ExplainCommand;
 

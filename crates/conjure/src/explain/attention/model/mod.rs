@@ -6,6 +6,7 @@ mod encoder;
 mod encoder_decoder;
 
 use super::Token;
+use crate::generate::text::LanguageModel;
 use crate::model_folder;
 use crate::tokens::Tokenizer;
 use crate::{Error, Result};
@@ -82,7 +83,7 @@ const KNOWN: &str = "clip_text_model, bert, roberta, xlm-roberta, marian, t5, mt
 /// Nothing there that Conjure knows, a damaged file.
 pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
     if path.is_file() {
-        return Ok(Box::new(decoder::LanguageModel::open_gguf(path)?));
+        return Ok(Box::new(LanguageModel::open(path)?));
     }
     let below = path.join("text_encoder");
     let folder = if below.join("config.json").is_file() { below } else { path.to_path_buf() };
@@ -96,7 +97,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
         Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
         Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
         Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder)?)),
-        Some(kind) if decoder::is_known(kind) => Ok(Box::new(decoder::LanguageModel::open(&folder)?)),
+        Some(kind) if decoder::is_known(kind) => Ok(Box::new(LanguageModel::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))
