@@ -37,7 +37,7 @@ mod to_json;
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
 
 use conjure_core::blocks::{
-    Activation, Embedding, GatedMlp, KvCache, LayerNorm, Linear, RmsNorm, RopeConfig, RopeScaling, RotaryEmbedding,
+    Activation, Embedding, GatedMlp, KvCache, LayerNorm, Linear, RmsNorm, RopeConfig, RopeScaling, RotaryEmbedding, attend,
 };
 use conjure_core::ops::AttentionSpec;
 use conjure_core::probe::{Probe, Quantity, offer};
@@ -145,7 +145,6 @@ impl Attention {
             (q, k) = (rope.rotate(&q)?, rope.rotate(&k)?);
         }
         // 3. The keys and values of earlier tokens in front.
-        let cached = pass.cache.is_some();
         if let Some(cache) = &mut pass.cache {
             (k, v) = cache.append(self.index, &k, &v)?; // (batch, kv_heads, source, head_dim)
         }
@@ -157,36 +156,11 @@ impl Attention {
             soft_cap: self.soft_cap,
             mask: pass.penalties.as_ref(),
         };
-        self.show(&q, &k, &v, spec, cached, probe)?;
-        let y = ops::attention(&q, &k, &v, spec)?; // (batch, heads, time, head_dim)
+        let to_out = |y: &Tensor| self.o_proj.forward(y);
+        let y = attend(&q, &k, &v, spec, &to_out, &self.path, probe)?; // (batch, heads, time, head_dim)
         // 5. Heads side by side, and mixed.
         let y = y.transpose(1, 2)?.reshape((batch, time, self.heads * self.head_dim))?;
         self.o_proj.forward(&y) // (batch, time, hidden_size)
-    }
-
-    /// What a probe wants of an attention.
-    fn show(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        spec: AttentionSpec<'_>,
-        cached: bool,
-        probe: &mut dyn Probe,
-    ) -> Result<()> {
-        offer(probe, &self.path, Quantity::Query, q)?;
-        for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
-            if probe.wants(&self.path, quantity) {
-                // The cache's memory is written again, what a probe has seen must stay.
-                let own = if cached { value.copy()? } else { value.clone() };
-                probe.observe(&self.path, quantity, &own)?;
-            }
-        }
-        if probe.wants(&self.path, Quantity::AttentionProbabilities) {
-            let probabilities = ops::attention_probabilities(q, k, spec)?; // (batch, heads, time, source)
-            probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
-        }
-        Ok(())
     }
 }
 

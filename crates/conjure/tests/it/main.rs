@@ -3,6 +3,7 @@
 mod adapters;
 mod clip_tokenizer;
 mod data_sets;
+mod explain_attention;
 mod fine_tuning;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;

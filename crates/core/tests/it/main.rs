@@ -1,10 +1,12 @@
 //! Integration tests of the core, against recorded references.
 
+mod attend;
 mod blocks;
 mod checkpoint;
 mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
+mod logit_filters;
 mod gguf;
 mod ops;
 mod products;
