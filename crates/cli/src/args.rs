@@ -2,6 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use conjure::DeviceName;
 use conjure::data::emoji;
 use conjure::generate::image::{LoraFile, RngMode, Sampler, Schedule};
 use std::path::PathBuf;
@@ -73,6 +74,14 @@ pub struct ImageArgs {
     /// How many pictures to make at once
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
+
+    /// Make N candidates with the seeds from --seed on, and keep the one that --judge says fits the prompt best
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "judge", help_heading = "Picture")]
+    pub best_of: Option<usize>,
+
+    /// A CLIP model with both towers that judges the candidates, as recipes/clip.toml makes it or transformers saves it
+    #[arg(long, value_name = "DIR", requires = "best_of", help_heading = "Picture")]
+    pub judge: Option<PathBuf>,
 
     /// Make the finished picture 2 or 4 times as wide and high, with a super-resolution network
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Picture")]
@@ -150,19 +159,31 @@ pub struct ImageArgs {
     pub tiled: bool,
 
     #[command(flatten)]
+    pub device: DeviceArgs,
+
+    #[command(flatten)]
     pub machine: MachineArgs,
 }
 
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A diffusers folder, or a single .safetensors or .ckpt file [default: the model that comes with Conjure]
+    /// A diffusers folder, or a single .safetensors or .ckpt file; `built-in` is the untrained model inside the program, and
+    /// `./built-in` a folder of that name [default: the model that comes with Conjure]
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 
     /// A folder with vocab.json and merges.txt, for single files, which carry no tokenizer
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Where to compute: cpu, cuda for the first NVIDIA GPU, cuda:1 for the second (in builds with the feature `cuda`)
+    #[arg(long, value_name = "DEVICE", default_value_t, value_parser = str::parse::<DeviceName>, help_heading = "Machine")]
+    pub device: DeviceName,
 }
 
 /// How to run and report.
@@ -201,6 +222,9 @@ pub struct ReplayArgs {
     pub output: Option<PathBuf>,
 
     #[command(flatten)]
+    pub device: DeviceArgs,
+
+    #[command(flatten)]
     pub machine: MachineArgs,
 }
 
@@ -226,6 +250,10 @@ pub struct TrainArgs {
     /// Go on although the recipe or the data differ from those that the run began with
     #[arg(long, requires = "resume")]
     pub force: bool,
+
+    /// Where to compute: cpu, cuda or cuda:N; a run may go on on another device [default: the recipe's, else cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = str::parse::<DeviceName>, help_heading = "Machine")]
+    pub device: Option<DeviceName>,
 
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -284,6 +312,9 @@ pub struct EvaluatePicturesArgs {
     /// Seed of the first picture
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub machine: MachineArgs,

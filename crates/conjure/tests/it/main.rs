@@ -3,9 +3,12 @@
 mod adapters;
 mod clip_tokenizer;
 mod data_sets;
+mod devices;
 mod fine_tuning;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;
+#[path = "../../../../fuzz/bodies/training_files.rs"]
+mod fuzz_training;
 mod hostile_files;
 mod stable_diffusion;
 mod train;
