@@ -94,9 +94,18 @@ fn closed(made: &Generated) -> Option<usize> {
 }
 
 /// The result for machines.
-fn describe(model: &LanguageModel, prompt: &[u32], made: &Generated, request: &TextRequest, seed: Option<u64>) -> Value {
+fn describe(
+    model: &LanguageModel,
+    prompt: &[u32],
+    made: &Generated,
+    request: &TextRequest,
+    seed: Option<u64>,
+) -> Value {
     let token = |token: &Token| {
-        let top = token.top.iter().map(|&(id, logprob)| json!({ "id": id, "text": model.token_text(id), "logprob": logprob }));
+        let top = token
+            .top
+            .iter()
+            .map(|&(id, logprob)| json!({ "id": id, "text": model.token_text(id), "logprob": logprob }));
         json!({
             "id": token.id,
             "text": model.token_text(token.id),

@@ -12,5 +12,5 @@ mod threads;
 pub mod tokens;
 pub mod train;
 
-pub use conjure_core::{Error, Result};
+pub use conjure_core::{Device, DeviceName, Error, Result};
 pub use threads::set_threads;

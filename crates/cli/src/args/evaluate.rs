@@ -1,6 +1,6 @@
 //! `conjure evaluate ...`.
 
-use super::MachineArgs;
+use super::{DeviceArgs, MachineArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -57,6 +57,9 @@ pub struct EvaluatePicturesArgs {
     /// Seed of the first picture
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -1,6 +1,6 @@
 //! `conjure image`.
 
-use super::{MachineArgs, ModelArgs, names};
+use super::{DeviceArgs, MachineArgs, ModelArgs, names};
 use clap::{Args, ValueEnum};
 use conjure::generate::image::{LoraFile, RngMode, Sampler, Schedule};
 use std::path::PathBuf;
@@ -43,6 +43,14 @@ pub struct ImageArgs {
     /// How many pictures to make at once
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
+
+    /// Make N candidates with the seeds from --seed on, and keep the one that --judge says fits the prompt best
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "judge", help_heading = "Picture")]
+    pub best_of: Option<usize>,
+
+    /// A CLIP model with both towers that judges the candidates, as recipes/clip.toml makes it or transformers saves it
+    #[arg(long, value_name = "DIR", requires = "best_of", help_heading = "Picture")]
+    pub judge: Option<PathBuf>,
 
     /// Make the finished picture 2 or 4 times as wide and high, with a super-resolution network
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Picture")]
@@ -118,6 +126,9 @@ pub struct ImageArgs {
     /// Decode in overlapping tiles: less memory for large pictures
     #[arg(long, help_heading = "Machine")]
     pub tiled: bool,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -22,6 +22,7 @@ pub use train::TrainArgs;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use conjure::DeviceName;
 use std::path::PathBuf;
 
 /// Turns words into pictures and text on your own machine.
@@ -67,13 +68,22 @@ pub enum Command {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A diffusers folder, or a single .safetensors or .ckpt file [default: the model that comes with Conjure]
+    /// A diffusers folder, or a single .safetensors or .ckpt file; `built-in` is the untrained model inside the program, and
+    /// `./built-in` a folder of that name [default: the model that comes with Conjure]
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 
     /// A folder with vocab.json and merges.txt, for single files, which carry no tokenizer
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Where to compute: cpu, cuda for the first NVIDIA GPU, cuda:1 for the second (in builds with the feature `cuda`)
+    #[arg(long, value_name = "DEVICE", default_value_t, value_parser = str::parse::<DeviceName>, help_heading = "Machine")]
+    pub device: DeviceName,
 }
 
 /// How to run and report.

@@ -1,6 +1,6 @@
 //! `conjure replay`.
 
-use super::{MachineArgs, ModelArgs};
+use super::{DeviceArgs, MachineArgs, ModelArgs};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,6 +17,9 @@ pub struct ReplayArgs {
     /// Also write the new picture to this file
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub machine: MachineArgs,

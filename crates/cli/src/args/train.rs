@@ -2,6 +2,7 @@
 
 use super::MachineArgs;
 use clap::Args;
+use conjure::DeviceName;
 use std::path::PathBuf;
 
 /// `conjure train`.
@@ -26,6 +27,10 @@ pub struct TrainArgs {
     /// Go on although the recipe or the data differ from those that the run began with
     #[arg(long, requires = "resume")]
     pub force: bool,
+
+    /// Where to compute: cpu, cuda or cuda:N; a run may go on on another device [default: the recipe's, else cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = str::parse::<DeviceName>, help_heading = "Machine")]
+    pub device: Option<DeviceName>,
 
     #[command(flatten)]
     pub machine: MachineArgs,

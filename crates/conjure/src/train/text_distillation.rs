@@ -15,10 +15,10 @@ use crate::evaluate::retrieval::recall;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
+use conjure_core::Tensor;
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator as _;
 use conjure_core::weights::Params;
-use conjure_core::Tensor;
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +74,7 @@ impl TextDistillation {
             return Err(Error::request(format!("english is {}, not 0 to 1", settings.english)));
         }
         let folder = settings.text.join("text_encoder");
-        let (config, params) = model_folder::open(&folder, ClipTextConfig::from_json)?;
+        let (config, params) = model_folder::open(&folder, ClipTextConfig::from_json, &recipe.device.open()?)?;
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         let teacher = ClipText::new(&params, &config)?;
         let params = params.trainable();

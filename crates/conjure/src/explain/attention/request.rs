@@ -2,9 +2,7 @@
 
 use super::model::{Outcome, cosines, token};
 use super::record::{Group, Plan, Recording, is_cross};
-use super::{
-    Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word,
-};
+use super::{Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word};
 use crate::{Error, Result};
 use conjure_core::{D, Tensor};
 
@@ -182,7 +180,12 @@ fn run(
         change: None,
         attentions: recording.groups.into_iter().map(|group| attention(group, &sequences)).collect(),
         sequences,
-        predictions: outcome.logits.as_ref().map(|logits| predictions(subject, logits)).transpose()?.unwrap_or_default(),
+        predictions: outcome
+            .logits
+            .as_ref()
+            .map(|logits| predictions(subject, logits))
+            .transpose()?
+            .unwrap_or_default(),
         output_cosines: Vec::new(),
         embedding_cosine: None,
     };

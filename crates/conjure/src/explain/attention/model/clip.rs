@@ -19,7 +19,7 @@ pub(super) struct Clip {
 impl Clip {
     /// The folder with `config.json` and weights; the tokenizer is there, or in the folder `tokenizer` beside it.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, ClipTextConfig::from_json)?;
+        let (config, params) = model_folder::open(folder, ClipTextConfig::from_json, &Device::Cpu)?;
         let beside = folder.parent().map(|parent| parent.join("tokenizer")).filter(|place| place.is_dir());
         let tokenizer = ClipTokenizer::load(beside.as_deref().unwrap_or(folder))?;
         Ok(Self { model: ClipText::new(&params, &config)?, tokenizer })

@@ -22,7 +22,7 @@ pub(super) struct Translator {
 impl Translator {
     /// The folder with `config.json`, weights and tokenizer.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, EncoderDecoderConfig::from_json)?;
+        let (config, params) = model_folder::open(folder, EncoderDecoderConfig::from_json, &Device::Cpu)?;
         Ok(Self { model: EncoderDecoder::new(&params, &config)?, tokenizer: Tokenizer::from_folder(folder)? })
     }
 
