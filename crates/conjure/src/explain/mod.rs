@@ -1,4 +1,4 @@
 //! How a model does what it does, shown.
 
-pub mod odds;
 pub mod attention;
+pub mod odds;

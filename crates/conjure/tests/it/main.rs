@@ -10,6 +10,7 @@ mod fuzz_bodies;
 #[path = "../../../../fuzz/bodies/text_tokenizers.rs"]
 mod fuzz_bodies_text;
 mod hostile_files;
+mod odds;
 mod stable_diffusion;
 mod text_tokenizers;
 mod train;
