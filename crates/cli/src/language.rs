@@ -8,12 +8,21 @@ use conjure::{Error, Result};
 use std::io::Read as _;
 use std::path::Path;
 
+/// The model that is named.
+pub fn model(path: Option<&Path>) -> Result<&Path> {
+    path.ok_or_else(|| Error::request("no model is named").with_help(HELP))
+}
+
+/// What the model at this path is called.
+pub fn name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    whole.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Opens the model that is named; also what it is called.
 pub fn open(path: Option<&Path>) -> Result<(LanguageModel, String)> {
-    let path = path.ok_or_else(|| Error::request("no model is named").with_help(HELP))?;
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = whole.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    Ok((LanguageModel::open(path)?, name))
+    let path = model(path)?;
+    Ok((LanguageModel::open(path)?, name(path)))
 }
 
 /// The words or ids that were given; `-` is what stdin holds.

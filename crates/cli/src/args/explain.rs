@@ -94,6 +94,14 @@ pub struct OddsArgs {
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 
+    /// For an encoder-decoder, which reads TEXT: tell the odds of this text, which it might write
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "target_tokens")]
+    pub target: Option<String>,
+
+    /// The same as token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub target_tokens: Vec<u32>,
+
     /// How many alternatives to tell for each token
     #[arg(long, value_name = "K", default_value_t = 5, allow_negative_numbers = true)]
     pub top: usize,

@@ -2,7 +2,8 @@
 
 use crate::args::OddsArgs;
 use crate::{image, language, output, report};
-use conjure::explain::odds::{self, Odds, TokenOdds};
+use conjure::explain::odds::{self, TokenOdds};
+use conjure::generate::text::Prompt;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
 use std::fmt::Write as _;
@@ -16,12 +17,17 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     if let Some(path) = &args.html {
         output::check_writable(path)?;
     }
-    let prompt = language::prompt(args.text.as_deref(), &args.tokens)?;
+    let text = language::prompt(args.text.as_deref(), &args.tokens)?;
+    let target = match (&args.target, &args.target_tokens[..]) {
+        (Some(target), _) => Some(Prompt::Text(target.clone())),
+        (None, []) => None,
+        (None, ids) => Some(Prompt::Ids(ids.to_vec())),
+    };
     image::set_threads(&args.machine)?;
-    let (model, name) = language::open(args.model.as_deref())?;
-    let odds = Odds::new(&model, &model.encode(&prompt)?, args.top)?;
+    let path = language::model(args.model.as_deref())?;
+    let odds = odds::of_model(path, &text, target.as_ref(), args.top)?;
     if let Some(path) = &args.html {
-        let page = odds::html(&odds, &name)?;
+        let page = odds::html(&odds, &language::name(path))?;
         write_atomically(path, |file| file.write_all(page.as_bytes()))?;
         report::note(&format!("{}", path.display()));
     }

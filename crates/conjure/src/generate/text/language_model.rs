@@ -194,21 +194,27 @@ impl LanguageModel {
         Generation::new(session, prompt, request, &self.ends, self.stream(), constraint.as_mut())?.run(on_event)
     }
 
+    /// Refuses ids that the model does not know, and more than it reads at once.
+    ///
+    /// # Errors
+    /// Names the id, or both lengths.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        check_ids(ids, self.decoder.config().vocab_size)?;
+        let (tokens, context) = (ids.len(), self.context());
+        if tokens > context {
+            return Err(Error::request(format!("the text has {tokens} tokens, the model reads {context} at once"))
+                .with_help("shorten it, or choose a model with a longer context"));
+        }
+        Ok(())
+    }
+
     /// Reads `ids` and hands the logits `(vocabulary)` after each of them to `each`, with the position of the id.
     ///
     /// # Errors
     /// More ids than the context holds, or ids beyond the vocabulary; those of `each`.
     pub fn scores(&self, ids: &[u32], each: &mut dyn FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        check_ids(ids, self.decoder.config().vocab_size)?;
-        if ids.len() > self.context() {
-            return Err(Error::request(format!(
-                "the text has {} tokens, the model reads {} at once",
-                ids.len(),
-                self.context()
-            ))
-            .with_help("shorten it, or choose a model with a longer context"));
-        }
-        let mut cache = self.decoder.new_cache(ids.len());
+        self.check(ids)?;
+        let mut cache = self.decoder.new_cache(ids.len().max(1));
         for (chunk, some) in ids.chunks(SCORED).enumerate() {
             let logits = self.decoder.forward(&row(some)?, Some(&mut cache), &mut NoProbe)?; // (1, time, vocabulary)
             for (at, logits) in logits.squeeze(0)?.to_vec2::<f32>()?.iter().enumerate() {
