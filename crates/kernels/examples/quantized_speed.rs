@@ -88,7 +88,10 @@ fn main() {
         for m in [1, 512] {
             let (outside, inside) = (model(*format, m), threads::inside(|| model(*format, m)));
             let rates = [outside, inside].map(|time| m as f64 / time);
-            println!("all products in {format}, {m} at a time: {:.0} tokens/s; inside the threads {:.0}", rates[0], rates[1]);
+            println!(
+                "all products in {format}, {m} at a time: {:.0} tokens/s; inside the threads {:.0}",
+                rates[0], rates[1]
+            );
         }
     }
 }

@@ -46,7 +46,10 @@ pub(crate) fn has_vnni() -> bool {
 /// Whether this processor converts f16 (F16C), and AVX2 may be used.
 pub(crate) fn has_f16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return isa() >= Isa::Avx2 && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    return isa() >= Isa::Avx2
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma");
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

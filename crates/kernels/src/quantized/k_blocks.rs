@@ -57,10 +57,11 @@ impl Blocks for Q2K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let (bytes, d, d_offset) = ([read(p), read(p.add(8))].map(u64::from_le), half_at(v, p.add(80)), half_at(v, p.add(82)));
+            let (bytes, d, d_offset) =
+                ([read(p), read(p.add(8))].map(u64::from_le), half_at(v, p.add(80)), half_at(v, p.add(82)));
             let (d, d_offset) = (v.splat(d), v.splat(-d_offset));
             let [low, high] = bytes.map(|x| each(x, 0, 15));
             let scales = [v.mul(v.unsigned(low), d), v.mul(v.unsigned(high), d)];
@@ -71,9 +72,7 @@ impl Blocks for Q2K {
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.and(v.shr(v.load(p.add(16 + j / 4 * 32)), (j % 4 * 2) as i32), 3)
-        }
+        unsafe { v.and(v.shr(v.load(p.add(16 + j / 4 * 32)), (j % 4 * 2) as i32), 3) }
     }
 }
 
@@ -86,7 +85,7 @@ impl Blocks for Q3K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (low, high) = (u64::from_le(read(p.add(96))), u32::from_le(read(p.add(104))));
@@ -117,18 +116,14 @@ impl Blocks for Q4K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe {
-            k_scales(v, p)
-        }
+        unsafe { k_scales(v, p) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.and(v.shr(v.load(p.add(16 + j / 2 * 32)), (j % 2 * 4) as i32), 15)
-        }
+        unsafe { v.and(v.shr(v.load(p.add(16 + j / 2 * 32)), (j % 2 * 4) as i32), 15) }
     }
 }
 
@@ -141,11 +136,9 @@ impl Blocks for Q5K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe {
-            k_scales(v, p)
-        }
+        unsafe { k_scales(v, p) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -166,7 +159,7 @@ impl Blocks for Q6K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let d = v.splat(half_at(v, p.add(208)));
@@ -194,7 +187,7 @@ impl Blocks for Iq4Xs {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (d, high, low) = (half_at(v, p), u16::from_le(read(p.add(2))), u32::from_le(read(p.add(4))));
@@ -214,8 +207,6 @@ impl Blocks for Iq4Xs {
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
         // SAFETY: the caller's promise.
-        unsafe {
-            v.lookup(&STEPS_UP, nibbles(v, p.add(8 + 16 * j)))
-        }
+        unsafe { v.lookup(&STEPS_UP, nibbles(v, p.add(8 + 16 * j))) }
     }
 }

