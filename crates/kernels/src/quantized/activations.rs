@@ -13,7 +13,7 @@ thread_local! {
 
 /// Rounded rows, in tiles of some rows each. A tile has its codes `(subs, 8, rows)`, four in a word; its scales
 /// `(subs, groups, rows)`; and the sums of what the codes stand for, `(subs, groups, rows)`, all in words. Rows after the last
-/// hold anything. Scales and sums are followed by zeros, up to eight sub-blocks.
+/// hold anything.
 pub(super) struct Activations {
     words: Vec<u32>,
     subs: usize,
@@ -58,7 +58,7 @@ impl Drop for Activations {
 }
 
 fn tile_words(subs: usize, groups: usize, rows: usize) -> usize {
-    (subs * 8 + 2 * groups * subs.next_multiple_of(8)) * rows
+    subs * (8 + 2 * groups) * rows
 }
 
 struct Round<'a> {
@@ -78,8 +78,6 @@ impl Work for Round<'_> {
         for (x, words) in x.chunks(rows * k).zip(tiles) {
             let (codes, rest) = words.split_at_mut(subs * 8 * rows);
             let (scales, sums) = rest.split_at_mut(rest.len() / 2);
-            scales[subs * groups * rows..].fill(0);
-            sums[subs * groups * rows..].fill(0);
             for (row, x) in x.chunks_exact(k).enumerate() {
                 for (sub, x) in x.as_chunks::<32>().0.iter().enumerate() {
                     let block = rounded(x);

@@ -15,12 +15,12 @@ pub(super) trait Blocks {
     /// Whether all codes are below 128.
     const SMALL: bool;
 
-    /// The scales and offsets of the `count` sub-blocks from `p` on, in one vector where these have one group, else in two:
-    /// eight, or less where a block is a single one. Those after the last are 0.
+    /// The scales and offsets of a block of eight sub-blocks, in one vector where these have one group, else in two; or those
+    /// of up to eight single ones, `stride` bytes apart. Those after the last are 0.
     ///
     /// # Safety
     /// So many sub-blocks are readable there.
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2];
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2];
 
     /// The codes of sub-block `j` from `p` on.
     ///
@@ -90,9 +90,9 @@ impl Blocks for Q4_0 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, count, 8.0) }
+        unsafe { around(v, p, stride, count, 8.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -113,9 +113,9 @@ impl Blocks for Q4_1 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { both(v, p, Self::BYTES, count) }
+        unsafe { both(v, p, stride, count) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -136,9 +136,9 @@ impl Blocks for Q5_0 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, count, 16.0) }
+        unsafe { around(v, p, stride, count, 16.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -159,9 +159,9 @@ impl Blocks for Q5_1 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { both(v, p, Self::BYTES, count) }
+        unsafe { both(v, p, stride, count) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -182,9 +182,9 @@ impl Blocks for Q8_0 {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, count, 128.0) }
+        unsafe { around(v, p, stride, count, 128.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -205,9 +205,9 @@ impl Blocks for Iq4Nl {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, count, 128.0) }
+        unsafe { around(v, p, stride, count, 128.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {

@@ -54,7 +54,7 @@ impl<B: Blocks> Work for Many<'_, B> {
                 assert!(
                     x_codes.len() == subs * 8 * V::ROWS
                         && x_scales.len() == x_sums.len()
-                        && x_sums.len() >= subs * B::GROUPS * V::ROWS
+                        && x_sums.len() == subs * B::GROUPS * V::ROWS
                 );
                 for (panel, first) in rows.clone().step_by(V::LANES).enumerate() {
                     let mut products = [0f32; MAX_TILE];
@@ -114,7 +114,7 @@ impl<B: Blocks> Many<'_, B> {
                     // SAFETY: `count` sub-blocks of the row begin here, all of one block unless blocks are single ones.
                     unsafe {
                         let p = start.add(skip);
-                        let [scale, offset] = B::scales(v, p, count);
+                        let [scale, offset] = B::scales(v, p, B::BYTES, count);
                         for group in 0..B::GROUPS {
                             v.store(s.as_mut_ptr().add(8 * group), scale[group]);
                             v.store(o.as_mut_ptr().add(8 * group), offset[group]);
