@@ -32,6 +32,7 @@ mod from_json;
 mod gguf;
 mod keys;
 mod presets;
+mod rope_entries;
 mod to_json;
 
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
