@@ -42,6 +42,24 @@ fn list_names_the_families() {
 }
 
 #[test]
+fn inspect_explains_a_gguf_file() {
+    let desk = Desk::new();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../core/tests/fixtures/types.gguf");
+    let text = desk.conjure(&["models", "inspect", path]).succeeded().stdout;
+    for word in ["GGUF language model of architecture llama", "128 tokens", "gpt2, 5 tokens", "1 Q4_K", "1 IQ4_XS"] {
+        assert!(text.contains(word), "{word} is not in: {text}");
+    }
+    let json = desk.conjure(&["models", "inspect", path, "--json"]).succeeded().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["details"]["architecture"], "llama");
+    assert_eq!(json["parameters"], 11_538);
+    std::fs::write(desk.path("cut.gguf"), &std::fs::read(path).unwrap()[..5000]).unwrap();
+    let cut = desk.path("cut.gguf");
+    desk.conjure(&["models", "inspect", cut.to_str().unwrap()]).failed(2, &["cut.gguf", "after the end of the file", "help:"]);
+    desk.conjure(&["image", "a heart", "-m", path, "-o", "x.png"]).failed(2, &["types.gguf"]);
+}
+
+#[test]
 fn inspect_tells_what_does_not_fit() {
     let desk = Desk::new();
     let folder = desk.model();

@@ -321,6 +321,9 @@ fn difference(a: &Tensor, b: &Tensor) -> f32 {
 fn layers_compute_from_blocks_what_they_compute_from_floats() {
     for format in [Format::Q8_0, Format::Q4_1, Format::F16, Format::BF16] {
         let (blocks, floats) = twins(format);
+        // In units of the root mean square. With codes, inputs are rounded to 8 bits in blocks of 32, as llama.cpp does:
+        // by half a percent of their own root mean square or so, and this is the worst of 672 sums.
+        let tolerance = if format.is_float() { 1e-5 } else { 0.03 };
         let params = |source: &Arc<dyn TensorSource>| Params::load(source.clone(), DType::F32, &CPU).sub("l");
         let x = input();
         let linear = |source, bias| Linear::new(&params(source), 64, 48, bias).unwrap();
@@ -328,7 +331,7 @@ fn layers_compute_from_blocks_what_they_compute_from_floats() {
             for x in [&x, &x.narrow(1, 2, 1).unwrap(), &x.narrow(1, 0, 0).unwrap()] {
                 let (a, b) = (linear(&blocks, bias).forward(x).unwrap(), linear(&floats, bias).forward(x).unwrap());
                 if x.elem_count() > 0 {
-                    assert!(difference(&a, &b) < TOLERANCE, "{format}: {}", difference(&a, &b));
+                    assert!(difference(&a, &b) < tolerance, "{format}: {}", difference(&a, &b));
                 } else {
                     assert_eq!(a.dims(), b.dims());
                 }
@@ -339,7 +342,7 @@ fn layers_compute_from_blocks_what_they_compute_from_floats() {
         let (a, b) = (table(&blocks).forward(&ids).unwrap(), table(&floats).forward(&ids).unwrap());
         assert_eq!(difference(&a, &b), 0.0, "{format}");
         let (a, b) = (table(&blocks).logits(&x).unwrap(), table(&floats).logits(&x).unwrap());
-        assert!(difference(&a, &b) < TOLERANCE, "{format}: {}", difference(&a, &b));
+        assert!(difference(&a, &b) < tolerance, "{format}: {}", difference(&a, &b));
         let beyond = table(&blocks).forward(&Tensor::new(&[48_u32], &CPU).unwrap()).unwrap_err();
         assert_eq!(beyond.to_string(), "embedding: id 48 is beyond the table of 48 rows");
         assert_eq!(difference(linear(&blocks, true).weight(), linear(&floats, true).weight()), 0.0);
@@ -347,10 +350,6 @@ fn layers_compute_from_blocks_what_they_compute_from_floats() {
         assert!(narrow.to_string().contains("do not fit weight [48, 64]"), "{narrow}");
     }
 }
-
-/// How far a product from blocks may be from that of floats, in units of its root mean square: the kernels round the inputs to
-/// 8 bits in blocks, as llama.cpp does.
-const TOLERANCE: f32 = 0.03;
 
 #[test]
 fn where_blocks_are_used_and_where_not() {
