@@ -102,7 +102,7 @@ impl DecoderConfig {
             "max_position_embeddings": self.max_position_embeddings,
             "hidden_act": self.hidden_act.name(),
         }));
-        if let Some(scaling) = self.ropes.first().and_then(|rope| scaling(rope)) {
+        if let Some(scaling) = self.ropes.first().and_then(scaling) {
             map.insert("rope_scaling".to_owned(), scaling);
         }
         map

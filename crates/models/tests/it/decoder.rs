@@ -61,7 +61,6 @@ impl Case {
     #[track_caller]
     fn agrees(&self, got: &Tensor, output: &str) {
         let error = fixture::relative_error(got, &self.output(output));
-        println!("{} {output}: {error:.1e}", self.name);
         assert!(error < TOLERANCE, "{} {output}: {error}", self.name);
     }
 
