@@ -179,12 +179,12 @@ impl Attention {
         for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
             if probe.wants(&self.path, quantity) {
                 // The cache's memory is written again, what a probe has seen must stay.
-                let own = if cached { value.copy()? } else { value.clone() };
+                let own = if cached { value.copy()?.to_dtype(q.dtype())? } else { value.clone() };
                 probe.observe(&self.path, quantity, &own)?;
             }
         }
         if probe.wants(&self.path, Quantity::AttentionProbabilities) {
-            let probabilities = ops::attention_probabilities(q, k, spec)?; // (batch, heads, time, source)
+            let probabilities = ops::attention_probabilities(q, &k.to_dtype(q.dtype())?, spec)?; // (batch, heads, time, source)
             probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
         }
         Ok(())
