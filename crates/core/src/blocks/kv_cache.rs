@@ -42,8 +42,8 @@ impl KvCache {
         Self { layers, len: 0, context, dtype: None }
     }
 
-    /// The same, empty, that keeps its rows as f16: half the memory, and for long texts less time, as reading it is what
-    /// takes it. Keys and values are rounded to 11 bits; beyond 65504 they become infinite.
+    /// The same, empty, that keeps its rows as f16: half the memory. Keys and values are rounded to 11 bits; beyond 65504
+    /// they become infinite.
     pub fn in_half(self) -> Self {
         Self { dtype: Some(DType::F16), ..Self::new(self.layers.iter().map(|layer| layer.window), self.context) }
     }
