@@ -204,7 +204,10 @@ impl CustomOp3 for Attention {
         let shape = Shape::from((batch, t, heads, value_dim));
         if matches!(k, CpuStorage::F16(_)) {
             let (q, k, v) = (view(q, q_layout)?, half_view(k, k_layout)?, half_view(v, v_layout)?);
-            self.with_problem(|problem| Ok(kernel::forward_half(problem, q, k, v, &mut out)))?;
+            self.with_problem(|problem| {
+                kernel::forward_half(problem, q, k, v, &mut out);
+                Ok(())
+            })?;
             return Ok((CpuStorage::F32(out), shape));
         }
         let (q, k, v) = (view(q, q_layout)?, view(k, k_layout)?, view(v, v_layout)?);
