@@ -8,6 +8,9 @@ use crate::gemm::Output;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// Sub-blocks whose scales are made before they are multiplied.
+const DEPTH: usize = 64;
+
 /// `out (m, n) = x (m, k) w^T` for some rows of `w`.
 pub(super) struct Few<'a, B> {
     /// Rows `(n, k)` of blocks.
@@ -58,50 +61,89 @@ impl<B: Blocks> Few<'_, B> {
             (codes.as_ptr().cast::<u8>(), scales.as_ptr().cast::<f32>(), sums.as_ptr().cast::<f32>())
         });
         let zero = v.splat(0.0);
-        for row in rows {
-            // SAFETY: each row of `w` and of the activations has `subs` sub-blocks; the others are the caller's promises.
+        // Sums to add to in turn, because one would wait for itself; as many as registers allow.
+        let turns = if M == 1 { 4 } else { 2 };
+        // Both scales multiplied, for eight rows of weights and some depth. They take so long to be ready that they are made
+        // well before the products that wait for them; and from memory, a float is spread to all lanes for nothing.
+        let mut scales = [[[0f32; 2 * DEPTH]; 8]; M];
+        // Of what is left after whole eights of a row's sub-blocks, for eight rows at a time.
+        let mut last_scales = [[[0f32; 8]; 7]; M];
+        let whole = subs / 8 * 8;
+        for eight in rows.clone().step_by(8) {
+            let eight = eight..rows.end.min(eight + 8);
+            let start = |row: usize, sub: usize| self.w[row * row_bytes + sub / B::SUBS * B::BYTES..].as_ptr();
+            let mut all = [[zero; 8]; M];
+            let mut rest = [zero; M];
+            // SAFETY: each row of `w` and of the activations has `subs` sub-blocks; the token is for this processor.
             unsafe {
-                let mut p = self.w.as_ptr().add(row * row_bytes);
-                let mut sums = [[zero; 2]; M]; // two, because one would wait for itself
-                let mut sub = 0;
-                while sub + 8 <= subs {
-                    let [scales, offsets] = B::scales(v, p);
-                    let mut both = [[0f32; 16]; M];
+                for sub in whole..subs {
+                    let [scale, offset] = B::scales(v, start(eight.start, sub), row_bytes, eight.len());
                     for i in 0..M {
-                        for group in 0..B::GROUPS {
-                            let at = sub * B::GROUPS + 8 * group;
-                            let scale = v.mul(scales[group], v.floats(x[i].1.add(at)));
-                            v.store(both[i].as_mut_ptr().add(8 * group), scale);
-                            sums[i][group] = v.fma(offsets[group], v.floats(x[i].2.add(at)), sums[i][group]);
-                        }
+                        let both = v.mul(scale[0], v.splat(*x[i].1.add(sub)));
+                        v.store(last_scales[i][sub - whole].as_mut_ptr(), both);
+                        rest[i] = v.fma(offset[0], v.splat(*x[i].2.add(sub)), rest[i]);
                     }
-                    for j in 0..8 {
-                        let codes = B::codes(v, p, j);
+                }
+                for from in (0..subs).step_by(DEPTH) {
+                    let depth = from..whole.min(from + DEPTH);
+                    for (lane, row) in eight.clone().enumerate() {
+                        let mut p = start(row, from);
+                        let mut offsets = [zero; M];
+                        for sub in depth.clone().step_by(8) {
+                            let [scale, offset] = B::scales(v, p, B::BYTES, 8);
+                            for i in 0..M {
+                                for group in 0..B::GROUPS {
+                                    let at = sub * B::GROUPS + 8 * group;
+                                    let both = v.mul(scale[group], v.floats(x[i].1.add(at)));
+                                    v.store(scales[i][lane].as_mut_ptr().add(at - from * B::GROUPS), both);
+                                    offsets[i] = v.fma(offset[group], v.floats(x[i].2.add(at)), offsets[i]);
+                                }
+                            }
+                            p = p.add(8 / B::SUBS * B::BYTES);
+                        }
                         for i in 0..M {
-                            let dot = v.dot(codes, v.load(x[i].0.add((sub + j) * 32)), B::SMALL);
-                            let scale = both[i].as_ptr().add(j * B::GROUPS);
-                            let scale = if B::GROUPS == 1 { v.splat(*scale) } else { v.two(scale) };
-                            sums[i][j % 2] = v.fma(dot, scale, sums[i][j % 2]);
+                            all[i][lane] = v.add(all[i][lane], offsets[i]);
                         }
                     }
-                    sub += 8;
-                    p = p.add(8 / B::SUBS * B::BYTES);
-                }
-                let mut rest = [0f32; M];
-                while sub < subs {
-                    let [scale, offset] = B::scale(v, p);
-                    let codes = B::codes(v, p, 0);
-                    for i in 0..M {
-                        let dot = v.dot(codes, v.load(x[i].0.add(sub * 32)), B::SMALL);
-                        sums[i][0] = v.fma(dot, v.splat(scale * *x[i].1.add(sub)), sums[i][0]);
-                        rest[i] += offset * *x[i].2.add(sub);
+                    let last = if from + DEPTH >= subs { whole..subs } else { 0..0 };
+                    for (lane, row) in eight.clone().enumerate() {
+                        let mut p = start(row, from);
+                        let mut sums = [[zero; 4]; M];
+                        for sub in depth.clone().step_by(8) {
+                            let at = (sub - from) * B::GROUPS;
+                            for j in 0..8 {
+                                let codes = B::codes(v, p, j);
+                                for i in 0..M {
+                                    let dot = v.dot(codes, v.load(x[i].0.add((sub + j) * 32)), B::SMALL);
+                                    let both = scales[i][lane].as_ptr().add(at + j * B::GROUPS);
+                                    let both = if B::GROUPS == 1 { v.splat(*both) } else { v.two(both) };
+                                    sums[i][j % turns] = v.fma(dot, both, sums[i][j % turns]);
+                                }
+                            }
+                            p = p.add(8 / B::SUBS * B::BYTES);
+                        }
+                        for sub in last.clone() {
+                            let codes = B::codes(v, p, sub - whole);
+                            for i in 0..M {
+                                let dot = v.dot(codes, v.load(x[i].0.add(sub * 32)), B::SMALL);
+                                let both = v.splat(last_scales[i][sub - whole][lane]);
+                                sums[i][0] = v.fma(dot, both, sums[i][0]);
+                            }
+                        }
+                        for i in 0..M {
+                            let [a, b, c, d] = sums[i];
+                            all[i][lane] = v.add(all[i][lane], v.add(v.add(a, c), v.add(b, d)));
+                        }
                     }
-                    sub += 1;
-                    p = p.add(B::BYTES);
                 }
-                for i in 0..M {
-                    let sum = v.sum(v.add(sums[i][0], sums[i][1])) + rest[i];
-                    self.out.data.add((first + i) * self.out.stride + row).write(sum);
+            }
+            for (i, (all, rest)) in all.iter().zip(rest).enumerate() {
+                let mut sums = [0f32; 8];
+                // SAFETY: the outputs lie in rows and columns that there are, and only this task writes there.
+                unsafe {
+                    v.store(sums.as_mut_ptr(), v.add(v.sums(*all), rest));
+                    let to = self.out.data.add((first + i) * self.out.stride + eight.start);
+                    std::ptr::copy_nonoverlapping(sums.as_ptr(), to, eight.len());
                 }
             }
         }
