@@ -13,6 +13,7 @@ mod exp;
 pub mod fresh;
 pub mod gemm;
 pub mod group_norm;
+pub mod half;
 pub mod isa;
 mod moments;
 pub mod norm;

@@ -32,6 +32,7 @@ mod from_json;
 mod gguf;
 mod keys;
 mod presets;
+mod rope_entries;
 mod to_json;
 
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
@@ -148,6 +149,10 @@ impl Attention {
         // 3. The keys and values of earlier tokens in front.
         if let Some(cache) = &mut pass.cache {
             (k, v) = cache.append(self.index, &k, &v)?; // (batch, kv_heads, source, head_dim)
+            if self.is_watched(probe) {
+                // The cache's memory is written again, and may hold 16 bits: what a probe has seen stays as it was.
+                (k, v) = (k.copy()?.to_dtype(q.dtype())?, v.copy()?.to_dtype(q.dtype())?);
+            }
         }
         // 4. Attention.
         let spec = AttentionSpec {
@@ -162,6 +167,12 @@ impl Attention {
         // 5. Heads side by side, and mixed.
         let y = y.transpose(1, 2)?.reshape((batch, time, self.heads * self.head_dim))?;
         self.o_proj.forward(&y) // (batch, time, hidden_size)
+    }
+
+    /// Whether a probe looks at keys and values, or changes what is done with them.
+    fn is_watched(&self, probe: &dyn Probe) -> bool {
+        let all = [Quantity::Key, Quantity::Value, Quantity::AttentionProbabilities, Quantity::Attention];
+        all.into_iter().any(|quantity| probe.wants(&self.path, quantity)) || probe.what_if(&self.path).is_some()
     }
 }
 

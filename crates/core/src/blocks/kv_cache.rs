@@ -1,7 +1,7 @@
 //! Keys and values of the tokens that a decoder has read, so that each new token costs one position and not the whole text
 //! (Shazeer 2019, "Fast Transformer Decoding", <https://arxiv.org/abs/1911.02150>, section 2.4.1).
 
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 
 /// Rows by which memory grows at least.
 const CHUNK: usize = 256;
@@ -29,6 +29,8 @@ pub struct KvCache {
     layers: Vec<Layer>,
     len: usize,
     context: usize,
+    /// How rows are kept, if not as they come.
+    dtype: Option<DType>,
 }
 
 impl KvCache {
@@ -37,7 +39,13 @@ impl KvCache {
     /// a layer that has one.
     pub fn new(windows: impl IntoIterator<Item = Option<usize>>, context: usize) -> Self {
         let layers = windows.into_iter().map(|window| Layer { window, first: 0, rows: None }).collect();
-        Self { layers, len: 0, context }
+        Self { layers, len: 0, context, dtype: None }
+    }
+
+    /// The same, empty, that keeps its rows as f16: half the memory. Keys and values are rounded to 11 bits; beyond 65504
+    /// they become infinite.
+    pub fn in_half(self) -> Self {
+        Self { dtype: Some(DType::F16), ..Self::new(self.layers.iter().map(|layer| layer.window), self.context) }
     }
 
     /// Tokens.
@@ -75,7 +83,7 @@ impl KvCache {
     }
 
     /// Adds the keys `k (batch, kv_heads, time, head_dim)` and values `v (batch, kv_heads, time, value_dim)` of the next
-    /// tokens to a layer, detached. Returns those that the tokens can see, in order, the new ones last:
+    /// tokens to a layer, detached. Returns, as they are kept, those that the tokens can see, in order, the new ones last:
     /// `(batch, kv_heads, source, head_dim)` and `(batch, kv_heads, source, value_dim)`. They are views of the cache, which
     /// hold until it is truncated.
     ///
@@ -100,7 +108,9 @@ impl KvCache {
             let (now, before) = (&k.dims()[..2], &keys.dims()[..2]);
             return Err(Error::request(format!("the cache holds (batch, kv_heads) {before:?}, not {now:?}")));
         }
-        let (k, v) = (k.detach().contiguous()?, v.detach().contiguous()?);
+        let kept =
+            |x: &Tensor| -> Result<Tensor> { Ok(x.detach().to_dtype(self.dtype.unwrap_or(x.dtype()))?.contiguous()?) };
+        let (k, v) = (kept(k)?, kept(v)?);
         let used = len - layer.first;
         if let Some(window) = layer.window
             && used + time > 2 * (window + KEPT_BEHIND)
@@ -179,7 +189,7 @@ impl KvCache {
             Ok(Layer { window: layer.window, first: layer.first, rows })
         };
         let layers = self.layers.iter().map(copy).collect::<Result<_>>()?;
-        Ok(Self { layers, len: self.len, context: self.context })
+        Ok(Self { layers, ..*self })
     }
 }
 

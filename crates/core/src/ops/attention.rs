@@ -2,10 +2,11 @@
 //! memory (Dao et al. 2022, FlashAttention).
 
 use super::slices::{from_first, on_cpu_in_f32, with_storage};
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
-use conjure_kernels::attention::{self as kernel, Gradients, Mask, Problem, RowStatistics, View};
+use conjure_kernels::attention::{self as kernel, Gradients, HalfView, Mask, Problem, RowStatistics, View};
 use conjure_kernels::fresh::zeros;
+use half::slice::HalfFloatSliceExt;
 use std::sync::OnceLock;
 
 /// What attention does beside `softmax(q k^T * scale) v`.
@@ -38,10 +39,26 @@ impl AttentionSpec<'_> {
 /// Transposed views of `(batch, time, heads, dim)` are read as they lie, and on a CPU in f32 the result is such a view: to
 /// merge the heads, `transpose(1, 2)` and `reshape` copy nothing.
 ///
+/// Keys and values may be f16, as a cache keeps them, where the queries are not; no gradient flows into them then. Few
+/// queries, as in writing token by token, read them as they lie.
+///
 /// # Errors
 /// The shapes do not fit each other.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, &spec)?;
+    if k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() != DType::F16 {
+        let operation = Attention::new(sizes, spec, None);
+        let reads_halves = spec.mask.is_none()
+            && on_cpu_in_f32(&[q])
+            && !q.track_op()
+            && operation.with_problem(|problem| Ok(kernel::suits_half(problem)))?;
+        if !reads_halves {
+            return attention(q, &k.detach().to_dtype(q.dtype())?, &v.detach().to_dtype(q.dtype())?, spec);
+        }
+        let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
+        let y = q.apply_op3_no_bwd(&k, &v, &operation)?; // (batch, t, heads, value_dim)
+        return Ok(y.transpose(1, 2)?);
+    }
     let masked_and_squeezed = spec.mask.is_some() && spec.soft_cap.is_some();
     if masked_and_squeezed || !on_cpu_in_f32(&[q, k, v]) || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask])) {
         return plain::attention(q, k, v, spec);
@@ -50,15 +67,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) ->
         Some(mask) => Some(mask.detach().broadcast_as((sizes.batch, sizes.heads, sizes.t, sizes.s))?),
         None => None,
     };
-    let operation = Attention {
-        sizes,
-        scale: spec.scale as f32,
-        causal: spec.causal,
-        window: spec.window,
-        soft_cap: spec.soft_cap.map(|cap| cap as f32),
-        mask,
-        statistics: OnceLock::new(),
-    };
+    let operation = Attention::new(sizes, spec, mask);
     let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
     let y = q.apply_op3(&k, &v, operation)?; // (batch, t, heads, value_dim)
     Ok(y.transpose(1, 2)?)
@@ -121,6 +130,19 @@ struct Attention {
 }
 
 impl Attention {
+    /// `mask` is the spec's, broadcast.
+    fn new(sizes: Sizes, spec: AttentionSpec<'_>, mask: Option<Tensor>) -> Self {
+        Self {
+            sizes,
+            scale: spec.scale as f32,
+            causal: spec.causal,
+            window: spec.window,
+            soft_cap: spec.soft_cap.map(|cap| cap as f32),
+            mask,
+            statistics: OnceLock::new(),
+        }
+    }
+
     /// Calls `work` with the kernel's description of this attention.
     fn with_problem<T>(&self, work: impl FnOnce(&Problem<'_>) -> candle_core::Result<T>) -> candle_core::Result<T> {
         let Sizes { batch, heads, kv_heads, t, s, head_dim, value_dim } = self.sizes;
@@ -154,6 +176,15 @@ fn view<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Vie
     Ok(View { data: from_first(storage, layout)?, strides: [strides[0], strides[1], strides[2]] })
 }
 
+fn half_view<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<HalfView<'a>> {
+    let CpuStorage::F16(data) = storage else {
+        return Err(candle_core::Error::Msg("attention was given a tensor that is not f16".into()).bt());
+    };
+    let strides = layout.stride();
+    let data = data[layout.start_offset().min(data.len())..].reinterpret_cast();
+    Ok(HalfView { data, strides: [strides[0], strides[1], strides[2]] })
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -170,10 +201,19 @@ impl CustomOp3 for Attention {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, t, value_dim, .. } = self.sizes;
         let mut out = zeros(batch * t * heads * value_dim);
+        let shape = Shape::from((batch, t, heads, value_dim));
+        if matches!(k, CpuStorage::F16(_)) {
+            let (q, k, v) = (view(q, q_layout)?, half_view(k, k_layout)?, half_view(v, v_layout)?);
+            self.with_problem(|problem| {
+                kernel::forward_half(problem, q, k, v, &mut out);
+                Ok(())
+            })?;
+            return Ok((CpuStorage::F32(out), shape));
+        }
         let (q, k, v) = (view(q, q_layout)?, view(k, k_layout)?, view(v, v_layout)?);
         let statistics = self.with_problem(|problem| Ok(kernel::forward(problem, q, k, v, &mut out)))?;
         let _ = self.statistics.set(statistics); // A repeated forward pass would find the same.
-        Ok((CpuStorage::F32(out), Shape::from((batch, t, heads, value_dim))))
+        Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(

@@ -61,7 +61,8 @@ const ENDINGS: [&str; 10] = [
     "fp16.bin.index.json",
 ];
 
-/// The weights of a component's folder: of the usual names the most wanted one, else the only safetensors file.
+/// The weights of a component's folder: of the usual names the most wanted one, else the only safetensors file, else the
+/// only GGUF file.
 ///
 /// # Errors
 /// No weights, or several files with unusual names, or the folder of a whole pipeline.
@@ -71,24 +72,30 @@ pub fn locate(folder: impl AsRef<Path>) -> Result<PathBuf> {
     if let Some(file) = usual.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }
-    let mut others = Vec::new();
+    let (mut others, mut ggufs) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let file = entry.map_err(|e| Error::io(folder, e))?.path();
-        if file.extension().is_some_and(|e| e == "safetensors") && file.is_file() {
-            others.push(file);
+        match file.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") if file.is_file() => others.push(file),
+            Some("gguf") if file.is_file() => ggufs.push(file),
+            _ => {}
         }
     }
     if folder.join("model_index.json").is_file() {
         return Err(Error::file(folder, "is a whole pipeline, not one component's folder")
             .with_help("name a component, such as its unet folder"));
     }
-    match others.len() {
-        1 => Ok(others.remove(0)),
-        0 => Err(Error::file(folder, "the folder holds no weights").with_help(
+    match (others.len(), ggufs.len()) {
+        (1, _) => Ok(others.remove(0)),
+        (0, 1) => Ok(ggufs.remove(0)),
+        (0, n) if n > 0 => {
+            Err(Error::file(folder, format!("the folder holds {n} GGUF files")).with_help("name the file itself"))
+        }
+        (0, _) => Err(Error::file(folder, "the folder holds no weights").with_help(
             "the folder looks like an incomplete download; expected diffusion_pytorch_model.safetensors or \
              model.safetensors",
         )),
-        n => Err(Error::file(folder, format!("the folder holds {n} safetensors files, none with a usual name"))
+        (n, _) => Err(Error::file(folder, format!("the folder holds {n} safetensors files, none with a usual name"))
             .with_help("name the file itself")),
     }
 }

@@ -184,6 +184,19 @@ fn other_versions_orders_and_parts() {
 }
 
 #[test]
+fn folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = || weights::open(folder.path());
+    std::fs::write(folder.path().join("m-Q4_1.gguf"), sample()).unwrap();
+    assert!(opened().unwrap().gguf().is_some());
+    std::fs::write(folder.path().join("m-Q8_0.gguf"), sample()).unwrap();
+    assert!(opened().err().unwrap().to_string().ends_with("the folder holds 2 GGUF files"));
+    let floats = BTreeMap::from([("w".to_owned(), Tensor::zeros(1, DType::F32, &CPU).unwrap())]);
+    weights::save(folder.path().join("model.safetensors"), &floats, &BTreeMap::new()).unwrap();
+    assert!(opened().unwrap().gguf().is_none());
+}
+
+#[test]
 fn truncated_files() {
     let whole = sample();
     // Cut anywhere, the file is refused: its last tensor ends at its last byte.

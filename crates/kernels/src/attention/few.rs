@@ -3,8 +3,10 @@
 //! Flash-Decoding).
 
 use super::tile::squeeze;
-use super::{Problem, RowStatistics, View};
+use super::{HalfView, Problem, RowStatistics, View};
 use crate::exp::exp;
+use crate::half;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::threads;
 
@@ -20,12 +22,55 @@ pub(super) fn suits(problem: &Problem<'_>, lanes: usize) -> bool {
     problem.group() * problem.t * 3 <= lanes
 }
 
+/// Keys or values.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    Floats(View<'a>),
+    /// In 16 bits each.
+    Halves(HalfView<'a>),
+}
+
+impl Rows<'_> {
+    /// The rows from `first` on to before `end`, in `scratch` where they had to be converted: where they begin, and how far
+    /// apart they are.
+    fn block(
+        &self,
+        batch: usize,
+        head: usize,
+        first: usize,
+        end: usize,
+        features: usize,
+        scratch: &mut [f32],
+    ) -> (*const f32, usize) {
+        match self {
+            Self::Floats(view) => {
+                (view.data.get(view.offset(batch, head, first)..).unwrap_or_default().as_ptr(), view.strides[2])
+            }
+            Self::Halves(view) => {
+                for (row, to) in (first..end).zip(scratch.chunks_exact_mut(features.max(1))) {
+                    let start = view.offset(batch, head, row);
+                    half::to_f32(&view.data[start..start + features], to);
+                }
+                (scratch.as_ptr(), features)
+            }
+        }
+    }
+
+    /// Room for a block of converted rows, where they are converted.
+    fn scratch(&self, features: usize) -> Scratch {
+        match self {
+            Self::Floats(_) => Scratch::new(0),
+            Self::Halves(_) => Scratch::new(BLOCK * features),
+        }
+    }
+}
+
 /// [`super::forward`] for few queries.
 pub(super) fn forward(
     problem: &Problem<'_>,
     q: View<'_>,
-    k: View<'_>,
-    v: View<'_>,
+    k: Rows<'_>,
+    v: Rows<'_>,
     out: &mut [f32],
     statistics: &mut RowStatistics,
 ) {
@@ -78,8 +123,8 @@ struct Few<'a> {
     first: usize,
     end: usize,
     q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
+    k: Rows<'a>,
+    v: Rows<'a>,
     /// `(rows, 2 + value_dim)`.
     found: &'a mut [f32],
 }
@@ -94,8 +139,14 @@ impl Kernel for Few<'_> {
             found[0] = f32::MIN;
         }
         let mut scores = [0.0f32; BLOCK];
+        let (mut key_scratch, mut value_scratch) = (k.scratch(head_dim), v.scratch(value_dim));
         for block in (first..end).step_by(BLOCK) {
             let block_end = (block + BLOCK).min(end);
+            if block_end <= problem.hidden(0) || block >= problem.visible(t - 1) {
+                continue; // No query sees any of these.
+            }
+            let (keys, key_stride) = k.block(batch, kv_head, block, block_end, head_dim, &mut key_scratch);
+            let (values, value_stride) = v.block(batch, kv_head, block, block_end, value_dim, &mut value_scratch);
             for (row, found) in found.chunks_exact_mut(2 + value_dim).enumerate() {
                 let (head, time) = (kv_head * problem.group() + row / t, row % t);
                 let from = problem.hidden(time).max(block);
@@ -104,11 +155,11 @@ impl Kernel for Few<'_> {
                     continue;
                 }
                 let count = to - from;
-                let key = k.offset(batch, kv_head, from);
                 let query = q.row(batch, head, time, head_dim);
                 // SAFETY: `check` has seen that the views hold all rows; the scores have room for a block.
                 unsafe {
-                    dots(s, query, k.data.as_ptr().add(key), k.strides[2], scale, &mut scores[..count]);
+                    let keys = keys.add((from - block) * key_stride);
+                    dots(s, query, keys, key_stride, scale, &mut scores[..count]);
                     if let Some(cap) = soft_cap {
                         squeeze(s, cap, scores.as_mut_ptr(), BLOCK);
                     }
@@ -134,11 +185,11 @@ impl Kernel for Few<'_> {
                 let factor = (found[0] - max).exp();
                 found[0] = max;
                 found[1] = found[1] * factor + s.sum(sum);
-                let value = v.offset(batch, kv_head, from);
                 // SAFETY: as above.
                 unsafe {
-                    weigh(s, &scores[..count], v.data.as_ptr().add(value), v.strides[2], factor, &mut found[2..])
-                };
+                    let values = values.add((from - block) * value_stride);
+                    weigh(s, &scores[..count], values, value_stride, factor, &mut found[2..]);
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ mod forward;
 mod tile;
 
 pub use backward::{Gradients, backward};
-pub use forward::forward;
+pub use forward::{forward, forward_half, suits_half};
 
 /// Sizes and the meaning of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -56,19 +56,25 @@ pub struct Mask<'a> {
 
 /// A tensor `(batch, heads, rows, features)`, by strides; the features of a row are contiguous.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct Strided<'a, T> {
     /// The numbers.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Elements between neighbours in batch, head and row.
     pub strides: [usize; 3],
 }
 
-impl<'a> View<'a> {
+/// Rows of floats.
+pub type View<'a> = Strided<'a, f32>;
+
+/// Rows of IEEE 754's numbers of 16 bits.
+pub type HalfView<'a> = Strided<'a, u16>;
+
+impl<'a, T> Strided<'a, T> {
     fn offset(&self, batch: usize, head: usize, row: usize) -> usize {
         batch * self.strides[0] + head * self.strides[1] + row * self.strides[2]
     }
 
-    fn row(&self, batch: usize, head: usize, row: usize, features: usize) -> &'a [f32] {
+    fn row(&self, batch: usize, head: usize, row: usize, features: usize) -> &'a [T] {
         &self.data[self.offset(batch, head, row)..][..features]
     }
 
@@ -98,6 +104,12 @@ impl Problem<'_> {
     }
 
     fn check(&self, q: &View<'_>, k: &View<'_>, v: &View<'_>) {
+        self.check_queries(q);
+        k.check(self.batch, self.kv_heads, self.s, self.head_dim);
+        v.check(self.batch, self.kv_heads, self.s, self.value_dim);
+    }
+
+    fn check_queries(&self, q: &View<'_>) {
         assert!(
             self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
             "{} heads, {} key heads",
@@ -105,8 +117,6 @@ impl Problem<'_> {
             self.kv_heads
         );
         q.check(self.batch, self.heads, self.t, self.head_dim);
-        k.check(self.batch, self.kv_heads, self.s, self.head_dim);
-        v.check(self.batch, self.kv_heads, self.s, self.value_dim);
         if let Some(mask) = self.mask
             && self.batch * self.heads * self.t * self.s > 0
         {

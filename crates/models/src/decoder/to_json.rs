@@ -41,6 +41,8 @@ impl DecoderConfig {
         map.insert("vocab_size".to_owned(), json!(self.vocab_size));
         map.insert("tie_word_embeddings".to_owned(), json!(self.tie_word_embeddings));
         map.insert("bos_token_id".to_owned(), json!(self.bos_token_id));
+        // transformers' defaults may be beyond the vocabulary.
+        map.insert("pad_token_id".to_owned(), Value::Null);
         let eos = match self.eos_token_ids.as_slice() {
             [] => Value::Null,
             [one] => json!(one),
@@ -100,7 +102,7 @@ impl DecoderConfig {
             "max_position_embeddings": self.max_position_embeddings,
             "hidden_act": self.hidden_act.name(),
         }));
-        if let Some(scaling) = self.ropes.first().and_then(|rope| scaling(rope)) {
+        if let Some(scaling) = self.ropes.first().and_then(scaling) {
             map.insert("rope_scaling".to_owned(), scaling);
         }
         map

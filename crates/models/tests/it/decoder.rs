@@ -61,7 +61,6 @@ impl Case {
     #[track_caller]
     fn agrees(&self, got: &Tensor, output: &str) {
         let error = fixture::relative_error(got, &self.output(output));
-        println!("{} {output}: {error:.1e}", self.name);
         assert!(error < TOLERANCE, "{} {output}: {error}", self.name);
     }
 
@@ -129,6 +128,22 @@ fn continuations_equal_those_of_transformers() {
             assert_eq!(cache.len(), TIME);
             case.agrees(&logits, "logits");
         }
+    }
+}
+
+#[test]
+fn a_cache_of_16_bits_changes_logits_by_its_rounding() {
+    for case in CASES.map(Case::open) {
+        let model = case.model();
+        let mut parts = vec![11];
+        parts.resize(1 + TIME - 11, 1);
+        let mut cache = model.new_cache(TIME).in_half();
+        let logits = read(&model, &mut cache, &case.ids, &parts);
+        let error = fixture::relative_error(&logits, &case.output("cached_logits"));
+        assert!(error > 1e-7 && error < 5e-3, "{}: {error}", case.name);
+        let mut floats = model.new_cache(TIME);
+        read(&model, &mut floats, &case.ids, &parts);
+        assert_eq!(2 * cache.bytes(), floats.bytes());
     }
 }
 

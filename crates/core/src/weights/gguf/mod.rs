@@ -14,8 +14,10 @@
 mod metadata;
 mod reader;
 mod tensors;
+mod value;
 
-pub use metadata::{Metadata, MetadataArray, MetadataValue};
+pub use metadata::Metadata;
+pub use value::{MetadataArray, MetadataValue};
 
 use super::bytes::Bytes;
 use super::stored::StoredType;
