@@ -26,8 +26,9 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
             Error::request("--prompts is 0 or --languages is empty").with_help("20 prompts or more tell something")
         );
     }
-    let judge = Judge::open(&args.judge)?;
-    let pipeline = Pipeline::open(&args.model, None)?;
+    let device = args.device.device.open()?;
+    let judge = Judge::open(&args.judge, &device)?;
+    let pipeline = Pipeline::open_on(&args.model, None, &device)?;
     let data = Data {
         file: Some(args.data.clone()),
         size: judge.size(),

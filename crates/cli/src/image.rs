@@ -5,11 +5,11 @@ use crate::output::{self, Targets};
 use crate::progress::Progress;
 use crate::{cache, interrupt, preview, report};
 use conjure::generate::image::{
-    self, Adapters, Control, Event, Generation, ImageRequest, Pipeline, Recommended, Strip,
+    self, Adapters, BestOf, Chosen, Control, Event, Generation, ImageRequest, Pipeline, Recommended, Strip,
 };
 use conjure::image_file;
 use conjure::tokens::clip_vocabulary;
-use conjure::{Error, Result};
+use conjure::{Device, Error, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +18,11 @@ use std::time::Instant;
 pub fn run(args: ImageArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let seed = args.seed.unwrap_or_else(image::random_seed);
-    let folder = args.model.model.clone().or_else(|| image::shipped(image::DEFAULT_MODEL));
+    let folder = match &args.model.model {
+        Some(path) if is_built_in(path) => None,
+        Some(path) => Some(path.clone()),
+        None => image::shipped(image::DEFAULT_MODEL),
+    };
     let recommended = folder.as_deref().map(Recommended::read).transpose()?.unwrap_or_default();
     let request = request(&args, seed, &recommended)?;
     request.validate()?;
@@ -33,13 +37,27 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     }
     set_threads(&args.machine)?;
 
-    let pipeline = open(&args.model)?.with_adapters(&adapters)?;
+    let device = args.device.device.open()?;
+    let best_of = match (args.best_of, &args.judge) {
+        (Some(count), Some(judge)) => Some(BestOf::open(judge, count, &device)?),
+        _ => None,
+    };
+    best_of.as_ref().map_or(Ok(()), |best_of| best_of.check(&request))?;
+    let pipeline = open(&args.model, &device)?.with_adapters(&adapters)?;
     report::note(&format!("seed {seed}"));
-    let generation = generate(&pipeline, &request)?;
+    let (generation, chosen) = match &best_of {
+        Some(best_of) => {
+            let Chosen { generation, candidate, scores } =
+                with_progress(|on_event| pipeline.generate_best(&request, best_of, on_event))?;
+            report::note(&verdict(candidate, &scores));
+            (generation, Some((candidate, scores)))
+        }
+        None => (generate(&pipeline, &request)?, None),
+    };
 
     let latents = args.save_latents.as_deref();
     write(&generation, &targets, latents)?;
-    tell(&generation, &targets, latents, args.machine.json, began)?;
+    tell(&generation, &targets, latents, chosen, args.machine.json.then(|| began.elapsed().as_secs_f64()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,6 +90,7 @@ fn request(args: &ImageArgs, seed: u64, recommended: &Recommended) -> Result<Ima
         tiled: args.tiled,
         upscale: args.upscale,
         upscaler: None,
+        chosen: None,
     })
 }
 
@@ -80,17 +99,31 @@ pub fn set_threads(machine: &MachineArgs) -> Result<()> {
     machine.threads.map_or(Ok(()), conjure::set_threads)
 }
 
+/// Whether `--model` names the untrained model inside the program, as recipes do.
+pub fn is_built_in(path: &Path) -> bool {
+    path.as_os_str() == image::BUILT_IN
+}
+
 /// Opens the model that is asked for, else the one that comes with Conjure, else makes the built-in one and says what that
 /// is.
-pub fn open(model: &ModelArgs) -> Result<Pipeline> {
+pub fn open(model: &ModelArgs, device: &Device) -> Result<Pipeline> {
     match &model.model {
-        Some(path) => Pipeline::open(path, tokenizer(path, model.tokenizer.as_deref())?.as_deref()),
+        Some(path) if is_built_in(path) => {
+            if model.tokenizer.is_some() {
+                return Err(
+                    Error::request("the built-in model has a tokenizer of its own").with_help("leave out --tokenizer")
+                );
+            }
+            report::note("the built-in model is untrained: its pictures are noise; --model PATH takes a trained one");
+            Pipeline::tiny_on(0, device)
+        }
+        Some(path) => Pipeline::open_on(path, tokenizer(path, model.tokenizer.as_deref())?.as_deref(), device),
         None => {
             if model.tokenizer.is_some() {
                 return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
             }
             if image::shipped(image::DEFAULT_MODEL).is_some() {
-                return Pipeline::shipped(image::DEFAULT_MODEL);
+                return Pipeline::shipped(image::DEFAULT_MODEL, device);
             }
             report::note(
                 "no --model given, and no folder models/ found: using the built-in untrained model; its pictures are noise",
@@ -98,7 +131,7 @@ pub fn open(model: &ModelArgs) -> Result<Pipeline> {
             report::note(
                 "  --model takes a diffusers folder or a single-file checkpoint of Stable Diffusion 1, 2 or XL",
             );
-            Pipeline::tiny(0)
+            Pipeline::tiny_on(0, device)
         }
     }
 }
@@ -114,9 +147,14 @@ pub fn tokenizer(model: &Path, named: Option<&Path>) -> Result<Option<PathBuf>> 
 
 /// Runs the request with a progress display, until it is done or the user stops it.
 pub fn generate(pipeline: &Pipeline, request: &ImageRequest) -> Result<Generation> {
+    with_progress(|on_event| pipeline.generate(request, on_event))
+}
+
+fn with_progress<T>(work: impl FnOnce(&mut dyn FnMut(Event) -> Control) -> Result<T>) -> Result<T> {
     let mut progress = Progress::new();
-    let generation = pipeline.generate(request, &mut |event| {
+    let outcome = work(&mut |event| {
         match event {
+            Event::Candidate { candidate, of } => progress.doing(&format!("candidate {} of {of}", candidate + 1)),
             Event::Step { step, steps } => progress.step(step, steps),
             Event::Preview(picture) => progress.suspend(|| preview::show(&picture)),
             Event::Stage(what) => progress.doing(what),
@@ -124,7 +162,13 @@ pub fn generate(pipeline: &Pipeline, request: &ImageRequest) -> Result<Generatio
         if interrupt::requested() { Control::Stop } else { Control::Continue }
     });
     progress.finish();
-    generation
+    outcome
+}
+
+/// Which candidate is kept, and how all were judged.
+fn verdict(candidate: usize, scores: &[f32]) -> String {
+    let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
+    format!("candidate {} of {} fits best: {}", candidate + 1, scores.len(), scores.join(", "))
 }
 
 fn write(generation: &Generation, targets: &Targets, latents: Option<&Path>) -> Result<()> {
@@ -141,19 +185,23 @@ fn tell(
     generation: &Generation,
     targets: &Targets,
     latents: Option<&Path>,
-    as_json: bool,
-    began: Instant,
+    chosen: Option<(usize, Vec<f32>)>,
+    seconds_in_json: Option<f64>,
 ) -> Result<()> {
     let strip = generation.strip.as_ref().map(|_| &targets.strip);
-    if as_json {
+    if let Some(seconds) = seconds_in_json {
         let recipe = generation.outputs.first().map(|output| &output.recipe);
-        let value = json!({
+        let mut value = json!({
             "pictures": targets.pictures,
             "strip": strip,
             "latents": latents,
             "recipe": recipe,
-            "seconds": began.elapsed().as_secs_f64(),
+            "seconds": seconds,
         });
+        if let Some((candidate, scores)) = chosen {
+            value["candidate"] = json!(candidate);
+            value["scores"] = json!(scores);
+        }
         return report::result(&value.to_string());
     }
     let written: Vec<PathBuf> = targets.pictures.iter().chain(strip).cloned().chain(latents.map(Into::into)).collect();

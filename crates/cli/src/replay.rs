@@ -4,7 +4,7 @@ use crate::args::{ModelArgs, ReplayArgs};
 use crate::{image, output, report};
 use conjure::generate::image::{Adapters, BUILT_IN, Difference, ImageRequest, Pipeline, SHIPPED};
 use conjure::image_file::{self, Picture, Recipe};
-use conjure::{Error, Result};
+use conjure::{Device, DeviceName, Error, Result};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,8 +21,10 @@ pub fn run(args: ReplayArgs) -> Result<ExitCode> {
         output::check_writable(path)?;
     }
     image::set_threads(&args.machine)?;
+    let device = args.device.device.open()?;
+    tell_other_device(&recipe, args.device.device);
 
-    let pipeline = open(&args.model, &recipe)?.with_adapters(&adapters)?;
+    let pipeline = open(&args.model, &recipe, &device)?.with_adapters(&adapters)?;
     let digest = pipeline.digest()?;
     let same_model = digest == recipe.model.digest;
     if !same_model {
@@ -55,19 +57,35 @@ pub fn run(args: ReplayArgs) -> Result<ExitCode> {
 }
 
 /// The model that is named, or else the recipe's.
-fn open(model: &ModelArgs, recipe: &Recipe) -> Result<Pipeline> {
-    if model.model.is_none() && recipe.model.path == BUILT_IN {
-        return Pipeline::tiny(0);
-    }
+fn open(model: &ModelArgs, recipe: &Recipe, device: &Device) -> Result<Pipeline> {
     if let (None, Some(name)) = (&model.model, recipe.model.path.strip_prefix(SHIPPED)) {
-        return Pipeline::shipped(name);
+        return Pipeline::shipped(name, device);
+    }
+    let built_in = match &model.model {
+        Some(path) => image::is_built_in(path),
+        // The longer name is that of earlier versions.
+        None => [BUILT_IN, "built-in tiny"].contains(&recipe.model.path.as_str()),
+    };
+    if built_in {
+        return Pipeline::tiny_on(0, device);
     }
     let path = model.model.clone().unwrap_or_else(|| PathBuf::from(&recipe.model.path));
     if !path.exists() {
         return Err(Error::file(&path, "the picture's model is not there").with_help("name it with --model PATH"));
     }
     let named = model.tokenizer.clone().or_else(|| recipe.model.tokenizer.as_ref().map(PathBuf::from));
-    Pipeline::open(&path, image::tokenizer(&path, named.as_deref())?.as_deref())
+    Pipeline::open_on(&path, image::tokenizer(&path, named.as_deref())?.as_deref(), device)
+}
+
+/// Sums are rounded otherwise on a GPU: a picture of another device is not made again bit for bit.
+fn tell_other_device(recipe: &Recipe, here: DeviceName) {
+    let there = recipe.settings.get("device").and_then(|name| name.as_str()).unwrap_or("cpu");
+    let kind = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
+    if kind(there) != kind(&here.to_string()) {
+        report::note(&format!(
+            "note: the picture was made on {there} and is made again on {here}: expect small differences"
+        ));
+    }
 }
 
 fn sentence(difference: Option<Difference>) -> String {

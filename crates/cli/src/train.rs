@@ -24,13 +24,15 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode> {
     if let Some(threads) = args.machine.threads {
         conjure::set_threads(threads)?;
     }
+    let mut changes = args.set.clone();
+    changes.extend(args.device.map(|device| format!("device={device}")));
     let (mut training, folder) = match (&args.recipe, &args.resume) {
         (Some(recipe), None) => {
             let folder = args.out.clone().unwrap_or_else(|| default_folder(recipe));
-            (Training::start(Recipe::read(recipe, &args.set)?, &folder)?, folder)
+            (Training::start(Recipe::read(recipe, &changes)?, &folder)?, folder)
         }
         (None, Some(folder)) => {
-            let how = Resume { changes: args.set.clone(), force: args.force };
+            let how = Resume { changes, force: args.force };
             let (training, notes) = Training::resume(folder, &how)?;
             for note in notes {
                 report::note(&format!("note: {note}"));

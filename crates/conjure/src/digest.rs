@@ -43,6 +43,11 @@ pub fn short(digest: &str) -> &str {
     digest.get(..10).unwrap_or(digest)
 }
 
+/// One digest of several.
+pub fn combined(digests: &[&str]) -> String {
+    hex(&Sha256::digest(digests.join(" ")))
+}
+
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod digest;
 pub mod evaluate;
+pub mod explain;
 pub mod generate;
 pub mod image_file;
 mod model_folder;
@@ -11,5 +12,5 @@ mod threads;
 pub mod tokens;
 pub mod train;
 
-pub use conjure_core::{Error, Result};
+pub use conjure_core::{Device, DeviceName, Error, Result};
 pub use threads::set_threads;

@@ -32,26 +32,33 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
     String::from_utf8(bytes).map(Some).map_err(|_| Error::file(path, "is not text"))
 }
 
-/// The config in `folder`, as `parse` reads it, and its weights in f32.
+/// The config in `folder`, as `parse` reads it, and its weights in f32, for `device`.
 ///
 /// # Errors
 /// Either is missing or damaged.
-pub fn open<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<(C, Params)> {
-    let path = folder.join("config.json");
-    let text = read_text(&path)?.ok_or_else(|| Error::file(&path, "not found").with_help("name a model's folder"))?;
-    let config = parse(&text).map_err(|error| match error {
-        Error::Request { message, help } => Error::File { path, message, help },
-        other => other,
-    })?;
-    Ok((config, load(folder)?))
+pub fn open<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>, device: &Device) -> Result<(C, Params)> {
+    Ok((config(folder, parse)?, load(folder, device)?))
 }
 
-/// The weights in `folder`, in f32.
+/// The config in `folder`, as `parse` reads it.
+///
+/// # Errors
+/// It is missing or damaged.
+pub fn config<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<C> {
+    let path = folder.join("config.json");
+    let text = read_text(&path)?.ok_or_else(|| Error::file(&path, "not found").with_help("name a model's folder"))?;
+    parse(&text).map_err(|error| match error {
+        Error::Request { message, help } => Error::File { path, message, help },
+        other => other,
+    })
+}
+
+/// The weights in `folder`, in f32, for `device`.
 ///
 /// # Errors
 /// They are missing or damaged.
-pub fn load(folder: &Path) -> Result<Params> {
-    Ok(Params::load(weights::open(weights::locate(folder)?)?, DType::F32, &Device::Cpu))
+pub fn load(folder: &Path, device: &Device) -> Result<Params> {
+    Ok(Params::load(weights::open(weights::locate(folder)?)?, DType::F32, device))
 }
 
 /// Writes `config.json` and the weights to `folder`, which is made if it is missing. `class` is what diffusers keeps as

@@ -46,8 +46,31 @@ const LATENT_DIFFUSION: Paper = Paper {
     link: "https://arxiv.org/abs/2112.10752",
 };
 
-/// All families, in the order in which a prompt passes through them; the assembly comes last.
+/// All families: those that read and write text, then in the order in which a prompt becomes a picture; the assembly comes
+/// last.
 pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "encoder",
+        makes: "what a text means, as a vector for each token and for the whole, to compare texts by",
+        paper: Paper {
+            authors: "Devlin, Chang, Lee & Toutanova",
+            title: "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+            year: 2018,
+            link: "https://arxiv.org/abs/1810.04805",
+        },
+        presets: &["BERT base", "BERT large", "MiniLM-L6", "RoBERTa base", "XLM-R base"],
+    },
+    Family {
+        name: "encoder_decoder",
+        makes: "a text of a text, such as its translation",
+        paper: Paper {
+            authors: "Vaswani et al.",
+            title: "Attention Is All You Need",
+            year: 2017,
+            link: "https://arxiv.org/abs/1706.03762",
+        },
+        presets: &["Transformer base", "Transformer big", "OPUS-MT", "T5 small", "T5 base", "T5 v1.1 small"],
+    },
     Family {
         name: "clip_text",
         makes: "what a prompt means, as numbers that other models can attend to",

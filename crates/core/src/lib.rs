@@ -11,10 +11,12 @@
 //! | [`rng`] | where does every random number come from? |
 //! | [`probe`] | how is a running model observed? |
 //! | [`config`] | which sizes in a config are refused? |
+//! | [`device`] | where are tensors computed? |
 //! | [`error`] | what went wrong, and what can the user do? |
 
 pub mod blocks;
 pub mod config;
+pub mod device;
 pub mod error;
 pub mod ops;
 pub mod optim;
@@ -27,4 +29,5 @@ pub mod weights;
 pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
 pub use conjure_kernels::precision;
 pub use conjure_kernels::threads::Shares;
+pub use device::DeviceName;
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! How parameters follow their gradients: AdamW, and the running average of weights.
 
-use crate::ops::slices::{contiguous, with_slice};
+use crate::ops::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{Error, Result, Tensor, Var};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout};
 use conjure_kernels::optimizer as kernel;
@@ -154,7 +154,10 @@ impl AdamW {
                     *m = new_m.flatten_all()?.to_vec1()?;
                     *v = new_v.flatten_all()?.to_vec1()?;
                 }
-                Moments::Device(m, v) => (*m, *v) = (new_m, new_v),
+                Moments::Device(m, v) => {
+                    let device = slot.variable.device();
+                    (*m, *v) = (new_m.to_device(device)?, new_v.to_device(device)?);
+                }
             }
         }
         self.steps = steps;
@@ -185,7 +188,7 @@ fn plain(p: &Tensor, gradient: &Tensor, m: &Tensor, v: &Tensor, hyper: &Hyper) -
 }
 
 fn fits_kernel(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == crate::DType::F32 && x.is_contiguous()
+    on_cpu_in_f32(&[x]) && x.is_contiguous()
 }
 
 struct Update<'a> {
@@ -314,7 +317,7 @@ impl WeightAverage {
             }
             *averaged = match averaged {
                 Averaged::Host(_) => Averaged::Host(tensor.flatten_all()?.to_vec1()?),
-                Averaged::Device(_) => Averaged::Device(tensor),
+                Averaged::Device(_) => Averaged::Device(tensor.to_device(variable.device())?),
             };
         }
         Ok(())

@@ -27,6 +27,25 @@ fn best(mut round: impl FnMut(usize)) -> f64 {
     best
 }
 
+/// Outputs and inputs of a layer's products, one after the other: q, k, v, o, gate, up, down.
+const LAYER: [[usize; 2]; 7] = [[576, 576], [192, 576], [192, 576], [576, 576], [1536, 576], [1536, 576], [576, 1536]];
+
+/// Seconds that the products of all 30 layers and the logits take for a token, or for 512 without the logits.
+fn model(format: Format, m: usize) -> f64 {
+    let shapes = || (0..30).flat_map(|_| LAYER).chain((m == 1).then_some([49152, 576]));
+    let bytes = |[n, k]: [usize; 2]| format.bytes_of(n * k).expect("whole blocks");
+    let w = vec![0x22u8; shapes().map(bytes).sum()];
+    let (x, mut out) = (vec![0.3f32; m * 1536], vec![0f32; m * if m == 1 { 49152 } else { 1536 }]);
+    best(|_| {
+        let mut at = 0;
+        for [n, k] in shapes() {
+            let bytes = bytes([n, k]);
+            quantized::matmul(format, &w[at..at + bytes], n, k, &x[..m * k], m, black_box(&mut out[..m * n]));
+            at += bytes;
+        }
+    })
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let count = arguments.first().map_or(2, |count| count.parse().expect("the number of threads"));
@@ -63,6 +82,16 @@ fn main() {
                     plain / time
                 );
             }
+        }
+    }
+    for format in [Format::Q4_1, Format::Q8_0].iter().filter(|format| chosen(format)) {
+        for m in [1, 512] {
+            let (outside, inside) = (model(*format, m), threads::inside(|| model(*format, m)));
+            let rates = [outside, inside].map(|time| m as f64 / time);
+            println!(
+                "all products in {format}, {m} at a time: {:.0} tokens/s; inside the threads {:.0}",
+                rates[0], rates[1]
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How many threads kernels use.
 
+use crate::precision;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -34,6 +35,21 @@ pub fn run(tasks: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// Runs `work` on one of the threads. Kernels that it starts then begin at once, where they would have to wake the threads
+/// and wait to be woken if they were started from outside: for many small kernels one after the other, such as those of a
+/// token, that takes as long as the kernels do.
+pub fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let precision = precision::current();
+    let work = || precision::with(precision, work);
+    match current() {
+        Some(pool) => pool.install(|| {
+            let _restore = Restore(SHARE.replace(Some(pool.clone())));
+            work()
+        }),
+        None => rayon::scope(|_| work()),
+    }
+}
+
 /// Splits `out` into pieces of `chunk` elements and runs `task(index, piece)` for each on the threads.
 pub fn run_chunks<T: Send>(out: &mut [T], chunk: usize, task: impl Fn(usize, &mut [T]) + Sync + Send) {
     if out.len() <= chunk || count() == 1 {
@@ -50,6 +66,15 @@ pub fn run_chunks<T: Send>(out: &mut [T], chunk: usize, task: impl Fn(usize, &mu
 thread_local! {
     /// The threads that this thread computes on, where those are not everybody's.
     static SHARE: RefCell<Option<Arc<rayon::ThreadPool>>> = const { RefCell::new(None) };
+}
+
+/// Gives a thread its own threads back, also after a panic.
+struct Restore(Option<Arc<rayon::ThreadPool>>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        SHARE.set(self.0.take());
+    }
 }
 
 /// The threads in equal shares, for tasks that run at the same time: many small kernels keep a core busier each on a core of
@@ -83,13 +108,6 @@ impl Shares {
     /// # Panics
     /// Where a task does.
     pub fn run<T: Send>(&self, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
-        /// Also restores after a panic.
-        struct Restore(Option<Arc<rayon::ThreadPool>>);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                SHARE.set(self.0.take());
-            }
-        }
         self.tasks.broadcast(|context| {
             let _restore = Restore(SHARE.replace(Some(self.shares[context.index()].clone())));
             task(context.index())
@@ -122,6 +140,23 @@ mod tests {
         for (task, sum) in sums.into_iter().enumerate() {
             assert_eq!(sum, whole + 1000 * task);
         }
+    }
+
+    #[test]
+    fn work_inside_computes_alike_and_with_the_same_precision() {
+        let sum = || {
+            let mut out = vec![0_usize; 1000];
+            run_chunks(&mut out, 7, |index, piece| piece.fill(index));
+            (out.iter().sum::<usize>(), count(), precision::current())
+        };
+        for wanted in [precision::Precision::F32, precision::Precision::Bf16] {
+            precision::with(wanted, || {
+                assert_eq!(inside(sum), sum());
+                assert_eq!(inside(sum).2, wanted);
+            });
+        }
+        let shares = Shares::new(2).unwrap();
+        assert!(shares.run(|_| inside(sum) == sum()).into_iter().all(|same| same));
     }
 
     #[test]

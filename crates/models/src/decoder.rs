@@ -39,6 +39,7 @@ pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Pos
 
 use conjure_core::blocks::{
     Activation, Embedding, GatedMlp, KvCache, LayerNorm, Linear, RmsNorm, RopeConfig, RopeScaling, RotaryEmbedding,
+    attend,
 };
 use conjure_core::ops::AttentionSpec;
 use conjure_core::probe::{Probe, Quantity, offer};
@@ -146,9 +147,12 @@ impl Attention {
             (q, k) = (rope.rotate(&q)?, rope.rotate(&k)?);
         }
         // 3. The keys and values of earlier tokens in front.
-        let cached = pass.cache.is_some();
         if let Some(cache) = &mut pass.cache {
             (k, v) = cache.append(self.index, &k, &v)?; // (batch, kv_heads, source, head_dim)
+            if self.is_watched(probe) {
+                // The cache's memory is written again, and may hold 16 bits: what a probe has seen stays as it was.
+                (k, v) = (k.copy()?.to_dtype(q.dtype())?, v.copy()?.to_dtype(q.dtype())?);
+            }
         }
         // 4. Attention.
         let spec = AttentionSpec {
@@ -158,36 +162,17 @@ impl Attention {
             soft_cap: self.soft_cap,
             mask: pass.penalties.as_ref(),
         };
-        self.show(&q, &k, &v, spec, cached, probe)?;
-        let y = ops::attention(&q, &k, &v, spec)?; // (batch, heads, time, head_dim)
+        let to_out = |y: &Tensor| self.o_proj.forward(y);
+        let y = attend(&q, &k, &v, spec, &to_out, &self.path, probe)?; // (batch, heads, time, head_dim)
         // 5. Heads side by side, and mixed.
         let y = y.transpose(1, 2)?.reshape((batch, time, self.heads * self.head_dim))?;
         self.o_proj.forward(&y) // (batch, time, hidden_size)
     }
 
-    /// What a probe wants of an attention.
-    fn show(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        spec: AttentionSpec<'_>,
-        cached: bool,
-        probe: &mut dyn Probe,
-    ) -> Result<()> {
-        offer(probe, &self.path, Quantity::Query, q)?;
-        for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
-            if probe.wants(&self.path, quantity) {
-                // The cache's memory is written again, what a probe has seen must stay.
-                let own = if cached { value.copy()?.to_dtype(q.dtype())? } else { value.clone() };
-                probe.observe(&self.path, quantity, &own)?;
-            }
-        }
-        if probe.wants(&self.path, Quantity::AttentionProbabilities) {
-            let probabilities = ops::attention_probabilities(q, &k.to_dtype(q.dtype())?, spec)?; // (batch, heads, time, source)
-            probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
-        }
-        Ok(())
+    /// Whether a probe looks at keys and values, or changes what is done with them.
+    fn is_watched(&self, probe: &dyn Probe) -> bool {
+        let all = [Quantity::Key, Quantity::Value, Quantity::AttentionProbabilities, Quantity::Attention];
+        all.into_iter().any(|quantity| probe.wants(&self.path, quantity)) || probe.what_if(&self.path).is_some()
     }
 }
 

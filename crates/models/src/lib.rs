@@ -4,6 +4,8 @@ pub mod autoencoder_kl;
 pub mod clip_text;
 pub mod clip_vision;
 pub mod decoder;
+pub mod encoder;
+pub mod encoder_decoder;
 pub mod image_classifier;
 pub mod patch_discriminator;
 pub mod stable_diffusion;

@@ -82,6 +82,7 @@ pub struct StableDiffusion {
     unet: UNet2DConditionModel,
     vae: AutoencoderKl,
     config: StableDiffusionConfig,
+    device: Device,
 }
 
 impl StableDiffusion {
@@ -91,11 +92,15 @@ impl StableDiffusion {
     /// Configs that cannot be built or do not fit each other.
     pub fn outline(config: &StableDiffusionConfig) -> Result<Vec<(&'static str, Vec<ParameterSpec>)>> {
         let mut outlines = Vec::new();
-        Self::build(config, |component| {
-            let params = Params::outline();
-            outlines.push((component, params.clone()));
-            params
-        })?;
+        Self::build(
+            config,
+            |component| {
+                let params = Params::outline();
+                outlines.push((component, params.clone()));
+                params
+            },
+            &Device::Cpu,
+        )?;
         Ok(outlines.into_iter().map(|(component, params)| (component, params.asked())).collect())
     }
 
@@ -120,10 +125,14 @@ impl StableDiffusion {
         prepare: &mut dyn FnMut(&'static str, Params) -> Params,
     ) -> Result<Self> {
         sources.check(config)?;
-        Self::build(config, |component| match sources.get(component) {
-            Some(source) => prepare(component, Params::load(source, dtype, device)),
-            None => Params::outline(), // cannot happen after the check, which names every component of the config
-        })
+        Self::build(
+            config,
+            |component| match sources.get(component) {
+                Some(source) => prepare(component, Params::load(source, dtype, device)),
+                None => Params::outline(), // cannot happen after the check, which names every component of the config
+            },
+            device,
+        )
     }
 
     /// Random weights.
@@ -132,13 +141,21 @@ impl StableDiffusion {
     /// Configs that cannot be built or do not fit each other.
     pub fn seeded(config: &StableDiffusionConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         // The components' names keep equal keys of the two text encoders apart.
-        Self::build(config, |component| {
-            let seed = component.bytes().fold(seed, |seed, byte| seed.wrapping_mul(257).wrapping_add(byte.into()));
-            Params::seeded(seed, dtype, device)
-        })
+        Self::build(
+            config,
+            |component| {
+                let seed = component.bytes().fold(seed, |seed, byte| seed.wrapping_mul(257).wrapping_add(byte.into()));
+                Params::seeded(seed, dtype, device)
+            },
+            device,
+        )
     }
 
-    fn build(config: &StableDiffusionConfig, mut params: impl FnMut(&'static str) -> Params) -> Result<Self> {
+    fn build(
+        config: &StableDiffusionConfig,
+        mut params: impl FnMut(&'static str) -> Params,
+        device: &Device,
+    ) -> Result<Self> {
         config.check()?;
         Ok(Self {
             text_encoder: ClipText::new(&params("text_encoder"), &config.text_encoder)?,
@@ -149,7 +166,13 @@ impl StableDiffusion {
             unet: UNet2DConditionModel::new(&params("unet"), &config.unet)?,
             vae: AutoencoderKl::new(&params("vae"), &config.vae)?,
             config: config.clone(),
+            device: device.clone(),
         })
+    }
+
+    /// Where the weights are, and what is computed with them.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The configs of the components.

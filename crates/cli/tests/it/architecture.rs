@@ -83,6 +83,23 @@ fn lower_crates_print_nothing_and_know_no_files() {
     }
 }
 
+/// What is computed is computed where it was asked to be: tensors are made on a device that somebody handed in.
+#[test]
+fn pictures_and_training_name_no_device_of_their_own() {
+    let folder = root().join("crates/conjure/src");
+    // The defaults of calls without a device, random weights that become a source, and files read to be checked.
+    let allowed =
+        ["generate/image/open.rs", "generate/image/tiny.rs", "generate/image/inputs.rs", "train/textual_inversion.rs"];
+    for place in ["generate/image", "train", "evaluate"] {
+        for (path, text) in sources(&folder.join(place)) {
+            let inside = path.strip_prefix(&folder).expect("below the folder").to_string_lossy().into_owned();
+            if !allowed.contains(&inside.as_str()) {
+                assert!(!without_tests(&text).contains("Device::Cpu"), "{inside} computes on the CPU only");
+            }
+        }
+    }
+}
+
 #[test]
 fn models_do_not_import_models() {
     let folder = root().join("crates/models/src");

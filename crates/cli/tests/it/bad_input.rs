@@ -53,7 +53,29 @@ fn unknown_names_list_the_known_ones() {
     let desk = Desk::new();
     image(&desk, &["--sampler", "euler_a"]).failed(REFUSED, &["euler_a", "euler-a", "dpmpp-2m", "unipc"]);
     image(&desk, &["--schedule", "kerras"]).failed(REFUSED, &["kerras", "karras", "exponential"]);
+    let own = ["image", "x", "--model", "built-in", "--tokenizer", "."];
+    desk.conjure(&own).failed(REFUSED, &["a tokenizer of its own", "help:"]);
     image(&desk, &["--rng", "mersenne"]).failed(REFUSED, &["mersenne", "philox", "torch", "comfy"]);
+}
+
+#[test]
+fn devices_that_are_not_there_are_refused() {
+    let desk = Desk::new();
+    image(&desk, &["--device", "gpu"]).failed(REFUSED, &["unknown device", "gpu"]);
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/shapes.toml");
+    let recipe = recipe.to_str().unwrap();
+    desk.conjure(&["train", recipe, "--set", "device=gpu"]).failed(REFUSED, &["unknown device", "gpu"]);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let words = ["the device cuda:1 needs a build of conjure with GPU support", "help:", "--features cuda"];
+        image(&desk, &["--device", "cuda:1"]).failed(REFUSED, &words);
+        desk.conjure(&["train", recipe, "--device", "cuda:1", "--out", "run"]).failed(REFUSED, &words);
+        let (model, data) = (fixture(""), "data.zip");
+        let args =
+            ["evaluate", "pictures", model.to_str().unwrap(), "--judge", "judge", "--data", data, "-o", "report"];
+        desk.conjure(&[&args[..], &["--device", "cuda:1"]].concat()).failed(REFUSED, &words);
+    }
+    assert_eq!(desk.files(), [""; 0]);
 }
 
 #[test]
@@ -106,9 +128,10 @@ fn places_that_cannot_be_written_are_refused_before_work() {
         ("picture.jpg", &["PNG only", "help: name it picture.png"]),
         ("/proc/picture.png", &["cannot be written", "help:"]),
     ] {
-        desk.conjure(&["image", "x", "-o", output]).failed(REFUSED, words);
+        desk.conjure(&["image", "x", "--model", "built-in", "-o", output]).failed(REFUSED, words);
     }
-    desk.conjure(&["image", "x", "--save-latents", "folder"]).failed(REFUSED, &["folder: is a folder"]);
+    desk.conjure(&["image", "x", "--model", "built-in", "--save-latents", "folder"])
+        .failed(REFUSED, &["folder: is a folder"]);
     assert_eq!(desk.files(), ["folder"]);
 }
 

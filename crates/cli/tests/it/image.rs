@@ -12,7 +12,8 @@ fn png_size(bytes: &[u8]) -> (u32, u32) {
 #[test]
 fn the_built_in_model_makes_a_picture_and_says_what_it_is() {
     let desk = Desk::new();
-    let outcome = desk.conjure(&["image", "a red heart", "-o", "heart.png", "--seed", "7", "--steps", "2"]).succeeded();
+    let args = ["image", "a red heart", "--model", "built-in", "-o", "heart.png", "--seed", "7", "--steps", "2"];
+    let outcome = desk.conjure(&args).succeeded();
     assert_eq!(outcome.stdout, "heart.png\n");
     assert!(outcome.stderr.contains("untrained"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("--model"), "{}", outcome.stderr);
@@ -27,7 +28,9 @@ fn the_built_in_model_makes_a_picture_and_says_what_it_is() {
 fn the_same_seed_makes_the_same_file_and_another_seed_another() {
     let desk = Desk::new();
     for (name, seed, threads) in [("a.png", "1", "1"), ("b.png", "1", "3"), ("c.png", "2", "1")] {
-        desk.conjure(&["image", "x", "-o", name, "--seed", seed, "--steps", "2", "--threads", threads]).succeeded();
+        let args =
+            ["image", "x", "--model", "built-in", "-o", name, "--seed", seed, "--steps", "2", "--threads", threads];
+        desk.conjure(&args).succeeded();
     }
     let read = |name: &str| std::fs::read(desk.path(name)).unwrap();
     assert!(read("a.png") == read("b.png"), "the number of threads changes the picture");
@@ -38,7 +41,7 @@ fn the_same_seed_makes_the_same_file_and_another_seed_another() {
 fn without_a_name_nothing_is_replaced() {
     let desk = Desk::new();
     for _ in 0..2 {
-        desk.conjure(&["image", "x", "--seed", "5", "--steps", "1"]).succeeded();
+        desk.conjure(&["image", "x", "--model", "built-in", "--seed", "5", "--steps", "1"]).succeeded();
     }
     assert_eq!(desk.files(), ["conjure-5-v2.png", "conjure-5.png"]);
 }
@@ -46,9 +49,9 @@ fn without_a_name_nothing_is_replaced() {
 #[test]
 fn a_random_seed_is_told_and_makes_the_picture_again() {
     let desk = Desk::new();
-    let outcome = desk.conjure(&["image", "x", "--steps", "1", "-o", "a.png"]).succeeded();
+    let outcome = desk.conjure(&["image", "x", "--model", "built-in", "--steps", "1", "-o", "a.png"]).succeeded();
     let seed = outcome.stderr.lines().find_map(|line| line.strip_prefix("seed ")).unwrap().to_owned();
-    desk.conjure(&["image", "x", "--steps", "1", "-o", "b.png", "--seed", &seed]).succeeded();
+    desk.conjure(&["image", "x", "--model", "built-in", "--steps", "1", "-o", "b.png", "--seed", &seed]).succeeded();
     assert!(std::fs::read(desk.path("a.png")).unwrap() == std::fs::read(desk.path("b.png")).unwrap());
 }
 
@@ -116,7 +119,8 @@ fn latents_of_one_run_serve_as_noise_of_another() {
 #[test]
 fn runs_of_few_steps_make_a_strip() {
     let desk = Desk::new();
-    desk.conjure(&["image", "x", "--steps", "3", "--strip", "runs", "--seed", "1", "-o", "a.png"]).succeeded();
+    let args = ["image", "x", "--model", "built-in", "--steps", "3", "--strip", "runs", "--seed", "1", "-o", "a.png"];
+    desk.conjure(&args).succeeded();
     assert_eq!(desk.files(), ["a-strip.png", "a.png"]);
 }
 
@@ -127,7 +131,7 @@ fn ctrl_c_stops_within_a_step_and_leaves_nothing_behind() {
     let desk = Desk::new();
     let mut child = desk
         .command()
-        .args(["image", "x", "--steps", "900", "--sampler", "ddim", "-o", "a.png"])
+        .args(["image", "x", "--model", "built-in", "--steps", "900", "--sampler", "ddim", "-o", "a.png"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -162,8 +166,8 @@ fn help_names_every_sampler_and_schedule() {
 #[test]
 fn a_strip_of_runs_from_a_picture_leaves_out_the_runs_that_would_change_nothing() {
     let desk = Desk::new();
-    desk.conjure(&["image", "x", "--steps", "1", "--seed", "1", "-o", "a.png"]).succeeded();
-    let base = ["image", "x", "--init", "a.png", "--seed", "1", "--strip", "runs"];
+    desk.conjure(&["image", "x", "--model", "built-in", "--steps", "1", "--seed", "1", "-o", "a.png"]).succeeded();
+    let base = ["image", "x", "--model", "built-in", "--init", "a.png", "--seed", "1", "--strip", "runs"];
     // At strength 0.8 a run of 1 step has none to take: 2 and 3 remain, as does a last one that no strip shows otherwise.
     desk.conjure(&[&base[..], &["--steps", "3", "-o", "b.png"]].concat()).succeeded();
     let two = png_size(&std::fs::read(desk.path("b-strip.png")).unwrap());
@@ -178,7 +182,8 @@ fn a_strip_of_runs_from_a_picture_leaves_out_the_runs_that_would_change_nothing(
 #[test]
 fn a_preview_is_shown_in_a_terminal_that_answers_no_questions() {
     let desk = Desk::new();
-    let line = format!("{} image x --steps 2 --seed 1 --preview -o x.png", env!("CARGO_BIN_EXE_conjure"));
+    let line =
+        format!("{} image x --model built-in --steps 2 --seed 1 --preview -o x.png", env!("CARGO_BIN_EXE_conjure"));
     let output = std::process::Command::new("timeout")
         .args(["120", "script", "--quiet", "--return", "--command", &line, "/dev/null"])
         .current_dir(desk.0.path())
@@ -192,10 +197,83 @@ fn a_preview_is_shown_in_a_terminal_that_answers_no_questions() {
     assert!(desk.files().contains(&"x.png".to_owned()));
 }
 
+/// A CLIP of a few thousand parameters after one update, as the recipe of the shipped one exports it.
+fn judge(desk: &Desk) {
+    let recipe = r#"
+        objective = "clip"
+        steps = 1
+        batch = 4
+        data = { shapes = 8, size = 16 }
+        report = { validate = 0, samples = 0 }
+        [clip]
+        vocabulary_size = 520
+        context_length = 12
+        projection_dim = 8
+        patch_size = 8
+        text = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+        vision = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+    "#;
+    std::fs::write(desk.path("clip.toml"), recipe).unwrap();
+    desk.conjure(&["train", "clip.toml", "--out", "clip"]).succeeded();
+}
+
+#[test]
+fn of_several_candidates_the_best_is_kept_and_made_again() {
+    let desk = Desk::new();
+    judge(&desk);
+    let model = fixture("");
+    let image = ["image", "a (red:1.2) heart", "--model", model.to_str().unwrap(), "--steps", "1"];
+    let best = ["--best-of", "4", "--judge", "clip/export", "--seed", "10", "--json", "-o", "best.png"];
+    let outcome = desk.conjure(&[&image[..], &best].concat()).succeeded();
+    assert!(outcome.stderr.contains("candidate 4 of 4") && outcome.stderr.contains("fits best"), "{}", outcome.stderr);
+    let json: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let scores: Vec<f64> = json["scores"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap()).collect();
+    let candidate = json["candidate"].as_u64().unwrap() as usize;
+    assert_eq!(scores.len(), 4);
+    assert!(scores.iter().all(|score| *score <= scores[candidate] && score.abs() <= 1.0), "{scores:?}");
+    assert!(scores.iter().any(|score| *score < scores[candidate]), "{scores:?}");
+    // The recipe is that of the candidate's own seed, and says how it was chosen.
+    let recipe = &json["recipe"];
+    assert_eq!(recipe["seed"], 10 + candidate);
+    assert_eq!(recipe["settings"]["best-of"], 4);
+    assert_eq!(recipe["settings"]["candidate"], candidate);
+    assert_eq!(recipe["settings"]["judge"].as_str().unwrap().len(), 64);
+    let seed = (10 + candidate).to_string();
+    desk.conjure(&[&image[..], &["--seed", &seed, "-o", "alone.png"]].concat()).succeeded();
+    let pixels = |name: &str| image::open(desk.path(name)).unwrap().into_rgb8();
+    assert!(pixels("best.png") == pixels("alone.png"));
+    // Made again without the judge; the new file remembers the choice, too.
+    std::fs::rename(desk.path("clip"), desk.path("away")).unwrap();
+    desk.conjure(&["replay", "best.png", "-o", "again.png"]).succeeded();
+    let read = |name: &str| std::fs::read(desk.path(name)).unwrap();
+    assert!(read("best.png") == read("again.png"));
+}
+
+#[test]
+fn a_judge_that_cannot_judge_is_refused_before_work() {
+    let desk = Desk::new();
+    judge(&desk);
+    let image = |prompt: &str, args: &[&str]| {
+        desk.conjure(&[&["image", prompt, "--model", "built-in", "--steps", "1", "-o", "x.png"], args].concat())
+    };
+    let with = |count: &str, judge: &str| image("x", &["--best-of", count, "--judge", judge]);
+    with("0", "clip/export").failed(2, &["the best of 0 candidates", "help:"]);
+    with("9999", "clip/export").failed(2, &["the best of 9999 candidates", "1024"]);
+    with("2", "absent").failed(2, &["absent: there is no such folder", "help:"]);
+    // The text tower alone is no judge.
+    with("2", "clip/export/text_encoder").failed(2, &["text_encoder", "help:"]);
+    image("x", &["--best-of", "2"]).failed(2, &["--judge"]);
+    image("x", &["--judge", "clip/export"]).failed(2, &["--best-of"]);
+    image("x", &["--best-of", "2", "--judge", "clip/export", "--batch", "2"])
+        .failed(2, &["one picture, not 2", "help:"]);
+    image(" ", &["--best-of", "2", "--judge", "clip/export"]).failed(2, &["without words", "help:"]);
+    assert!(!desk.path("x.png").exists());
+}
+
 #[test]
 fn a_finished_picture_is_made_larger_and_made_again() {
     let desk = Desk::new();
-    let small = ["image", "x", "--seed", "5", "--steps", "1"];
+    let small = ["image", "x", "--model", "built-in", "--seed", "5", "--steps", "1"];
     for (name, factor, size) in [("two.png", "2", (128, 128)), ("four.png", "4", (256, 256))] {
         desk.conjure(&[&small[..], &["--upscale", factor, "-o", name]].concat()).succeeded();
         assert_eq!(png_size(&std::fs::read(desk.path(name)).unwrap()), size);

@@ -55,7 +55,8 @@ fn inspect_explains_a_gguf_file() {
     assert_eq!(json["parameters"], 11_538);
     std::fs::write(desk.path("cut.gguf"), &std::fs::read(path).unwrap()[..5000]).unwrap();
     let cut = desk.path("cut.gguf");
-    desk.conjure(&["models", "inspect", cut.to_str().unwrap()]).failed(2, &["cut.gguf", "after the end of the file", "help:"]);
+    desk.conjure(&["models", "inspect", cut.to_str().unwrap()])
+        .failed(2, &["cut.gguf", "after the end of the file", "help:"]);
     desk.conjure(&["image", "a heart", "-m", path, "-o", "x.png"]).failed(2, &["types.gguf"]);
 }
 

@@ -10,7 +10,9 @@ fn model() -> String {
 #[test]
 fn a_picture_of_the_built_in_model_is_made_again_identically() {
     let desk = Desk::new();
-    desk.conjure(&["image", "a (red:1.3) heart", "--negative", "blue", "-o", "a.png", "--steps", "3"]).succeeded();
+    let args =
+        ["image", "a (red:1.3) heart", "--model", "built-in", "--negative", "blue", "-o", "a.png", "--steps", "3"];
+    desk.conjure(&args).succeeded();
     let outcome = desk.conjure(&["replay", "a.png"]).succeeded();
     assert!(outcome.stdout.starts_with("identical"), "{}", outcome.stdout);
     assert_eq!(desk.files(), ["a.png"]);
@@ -119,7 +121,7 @@ fn loras_and_learned_tokens_are_recorded_and_honoured() {
     fs::copy(fixture("../adapters/diffusers.safetensors"), desk.path("kohya.safetensors")).unwrap();
     desk.conjure(&["replay", "a.png"]).failed(2, &["kohya.safetensors", "is not the file", "help:"]);
     // The built-in model is another one: nothing is made.
-    let other = ["image", "x", "--lora", "kohya.safetensors:0.7", "-o", "b.png"];
+    let other = ["image", "x", "--model", "built-in", "--lora", "kohya.safetensors:0.7", "-o", "b.png"];
     desk.conjure(&other).failed(2, &["kohya.safetensors", "help:"]);
     desk.conjure(&["image", "x", "--lora", "absent.safetensors:0.7"])
         .failed(2, &["absent.safetensors", "no such file"]);

@@ -161,6 +161,16 @@ impl Caption {
         Some(Self { text, language: language.to_owned(), label: Some(label.clone()), keywords: Vec::new(), style })
     }
 
+    /// The English name of the picture, with the style if this caption says it. `None` where either has no name.
+    pub fn in_english(&self, record: &Record) -> Option<String> {
+        self.label.as_ref()?;
+        let label = record.labels.get("en")?;
+        Some(match &self.style {
+            Some(style) => format!("{label}, {}", style_phrase(style, "en")),
+            None => label.clone(),
+        })
+    }
+
     /// Whether the caption says nothing wrong of this picture: a caption without a style is true of its subject in every
     /// style, and keywords without a name are true of whatever has them all.
     pub fn is_true_of(&self, record: &Record) -> bool {

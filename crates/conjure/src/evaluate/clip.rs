@@ -6,7 +6,7 @@ use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{Init, Params};
-use conjure_core::{D, DType, Tensor};
+use conjure_core::{D, DType, Device, Tensor};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::clip_vision::{ClipVision, ClipVisionConfig};
 use serde_json::{Value, json};
@@ -117,12 +117,12 @@ impl Clip {
         })
     }
 
-    /// Opens a folder as transformers saves a `CLIPModel` with its processor.
+    /// Opens a folder as transformers saves a `CLIPModel` with its processor, for `device`.
     ///
     /// # Errors
     /// Files that are missing, damaged, or do not belong together.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, ClipConfig::from_json)?;
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
         let mut clip = Self::new(&params, &config, ClipTokenizer::load(folder)?)?;
         let path = folder.join("preprocessor_config.json");
         let text = model_folder::read_text(&path)?.ok_or_else(|| Error::file(&path, "not found"))?;
@@ -235,6 +235,7 @@ fn directions(embeds: &Tensor) -> Result<Vec<Vec<f32>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use conjure_core::Device;
 
     fn tiny() -> Clip {
         let text = ClipTextConfig {

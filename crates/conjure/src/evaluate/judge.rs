@@ -15,12 +15,12 @@ const CHUNK: usize = 64;
 const CONCEPT: &str = "concept";
 const STYLE: &str = "style";
 
-/// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it.
+/// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it, for `device`.
 ///
 /// # Errors
 /// A folder that holds no classifier.
-pub fn open_classifier(folder: &Path) -> Result<ImageClassifier> {
-    let (config, params) = model_folder::open(folder, ImageClassifierConfig::from_json)?;
+pub fn open_classifier(folder: &Path, device: &Device) -> Result<ImageClassifier> {
+    let (config, params) = model_folder::open(folder, ImageClassifierConfig::from_json, device)?;
     ImageClassifier::new(&params, &config)
 }
 
@@ -38,21 +38,22 @@ pub struct Opinion {
 /// The classifier with the names of its classes.
 pub struct Judge {
     model: ImageClassifier,
+    device: Device,
 }
 
 impl Judge {
-    /// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it.
+    /// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it, for `device`.
     ///
     /// # Errors
     /// A folder that holds no classifier of concepts and styles.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let model = open_classifier(folder)?;
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let model = open_classifier(folder, device)?;
         for head in [CONCEPT, STYLE] {
             if !model.config().heads.contains_key(head) {
                 return Err(Error::file(folder, format!("the classifier has no head {head}")));
             }
         }
-        Ok(Self { model })
+        Ok(Self { model, device: device.clone() })
     }
 
     /// Side of the pictures that it was trained on, in pixels.
@@ -75,7 +76,7 @@ impl Judge {
         for chunk in pictures.chunks(CHUNK) {
             let scaled = chunk.iter().map(|picture| picture.resized(size, size)).collect::<Result<Vec<_>>>()?;
             let rgb: Vec<&[u8]> = scaled.iter().map(|picture| picture.rgb.as_slice()).collect();
-            let output = self.model.forward(&to_tensor(&rgb, size, &Device::Cpu)?, &mut NoProbe)?;
+            let output = self.model.forward(&to_tensor(&rgb, size, &self.device)?, &mut NoProbe)?;
             let features = output.features.to_vec2::<f32>()?;
             let concepts = output.logits[CONCEPT].to_vec2::<f32>()?;
             let styles = output.logits[STYLE].to_vec2::<f32>()?;

@@ -118,6 +118,15 @@ impl Prompt {
         Self { pieces: vec![Piece::Text { text: text.to_owned(), weight: 1.0 }] }
     }
 
+    /// The words alone, without weights and breaks: what a reader who knows neither is told.
+    pub fn words(&self) -> String {
+        let texts = self.pieces.iter().map(|piece| match piece {
+            Piece::Text { text, .. } => text.as_str(),
+            Piece::Break => " ",
+        });
+        texts.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The parts in the order in which they are read.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
@@ -377,6 +386,13 @@ mod tests {
         assert_eq!(read(r"(a\):1.5)"), pieces(&[("a)", 1.5)]));
         assert_eq!(read(r"\\(a)"), pieces(&[(r"\", 1.0), ("a", 1.1)]));
         assert_eq!(read("()"), pieces(&[]));
+    }
+
+    #[test]
+    fn words_are_told_without_weights_and_breaks() {
+        let words = |text: &str| Prompt::parse(text).unwrap().words();
+        assert_eq!(words(r"a (red:1.3), heart BREAK[on]  \(white\)"), "a red, heart on (white)");
+        assert_eq!(words(" () "), "");
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub struct Autoencoder {
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
+    device: Device,
 }
 
 impl Autoencoder {
@@ -120,6 +121,7 @@ impl Autoencoder {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
+        let device = recipe.device.open()?;
         settings.model.check()?;
         let factor = settings.model.downscale();
         if !recipe.data.size.is_multiple_of(factor) {
@@ -130,8 +132,8 @@ impl Autoencoder {
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
-            Some(folder) => model_folder::load(folder)?,
-            None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
+            Some(folder) => model_folder::load(folder, &device)?,
+            None => Params::seeded(recipe.seed, DType::F32, &device),
         }
         .trainable();
         let model = AutoencoderKl::new(&params, &settings.model)?;
@@ -143,7 +145,7 @@ impl Autoencoder {
         let mut networks = vec![network];
         let discriminator = match &settings.discriminator {
             Some(described) => {
-                let params = Params::seeded(recipe.seed, DType::F32, &Device::Cpu).sub("discriminator").trainable();
+                let params = Params::seeded(recipe.seed, DType::F32, &device).sub("discriminator").trainable();
                 let discriminator = PatchDiscriminator::new(&params, &described.model)?;
                 networks.push(Network { averaged: false, ..Network::new("discriminator", &params)? });
                 Some(discriminator)
@@ -151,17 +153,17 @@ impl Autoencoder {
             None => None,
         };
         let perceptual = match &settings.perceptual {
-            Some(described) => Some((open_classifier(&described.network)?, described.weight)),
+            Some(described) => Some((open_classifier(&described.network, &device)?, described.weight)),
             None => None,
         };
-        Ok(Self { settings, model, perceptual, discriminator, networks, params, pictures })
+        Ok(Self { settings, model, perceptual, discriminator, networks, params, pictures, device })
     }
 
     fn batch(&self, batch: &Batch) -> Result<Tensor> {
         let train = self.pictures.split(Split::Train);
         let indices: Vec<usize> = batch.indices.iter().map(|&i| train[i]).collect();
         if !self.settings.augment {
-            return self.pictures.tensor(&indices, &Device::Cpu);
+            return self.pictures.tensor(&indices, &self.device);
         }
         let draws = batch.generator("augmentation").uniform(indices.len() * 5);
         let size = self.pictures.size();
@@ -170,13 +172,13 @@ impl Autoencoder {
             .zip(draws.chunks_exact(5))
             .map(|(&i, draws)| augmented(self.pictures.rgb(i), size, draws))
             .collect();
-        to_tensor(&changed.iter().map(Vec::as_slice).collect::<Vec<_>>(), size, &Device::Cpu)
+        to_tensor(&changed.iter().map(Vec::as_slice).collect::<Vec<_>>(), size, &self.device)
     }
 
     fn reconstruct(&self, indices: &[usize]) -> Result<Vec<Picture>> {
         let mut pictures = Vec::with_capacity(indices.len());
         for chunk in indices.chunks(CHUNK) {
-            let x = self.pictures.tensor(chunk, &Device::Cpu)?;
+            let x = self.pictures.tensor(chunk, &self.device)?;
             let latents = self.model.encode(&x, &mut NoProbe)?.mode().detach();
             pictures.extend(to_pictures(&self.model.decode(&latents, &mut NoProbe)?.detach())?);
         }
@@ -196,8 +198,8 @@ impl Autoencoder {
         let count = train.len().min(512);
         let (mut n, mut sum, mut squares) = (0, 0.0, 0.0);
         for chunk in (0..count).map(|i| train[i * train.len() / count]).collect::<Vec<_>>().chunks(CHUNK) {
-            let distribution = self.model.encode(&self.pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?;
-            let noise = rng::randn(&mut rng::keyed(0, "latents"), distribution.mean.shape(), &Device::Cpu)?;
+            let distribution = self.model.encode(&self.pictures.tensor(chunk, &self.device)?, &mut NoProbe)?;
+            let noise = rng::randn(&mut rng::keyed(0, "latents"), distribution.mean.shape(), &self.device)?;
             for z in distribution.sample(&noise)?.detach().flatten_all()?.to_vec1::<f32>()? {
                 n += 1;
                 sum += f64::from(z);

@@ -8,7 +8,7 @@ use super::recipe::Recipe;
 use super::run::Training;
 use super::state::{Record, Saved, Trainee};
 use crate::image_file::write_atomically;
-use crate::{Error, Result};
+use crate::{DeviceName, Error, Result};
 use conjure_core::Shares;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -115,10 +115,13 @@ impl Training {
             stretch: Stretch::default(),
             changes: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sealed: true,
         };
         let order = Order::new(recipe.seed, objective.examples());
         let metrics = Metrics::new(folder.metrics());
-        let shares = Shares::new(recipe.parallel).map_err(|e| Error::failure(format!("cannot start threads: {e}")))?;
+        // On a GPU the threads' queues of work know nothing of each other: one thread gives all of it.
+        let parallel = if recipe.device == DeviceName::Cpu { recipe.parallel } else { 1 };
+        let shares = Shares::new(parallel).map_err(|e| Error::failure(format!("cannot start threads: {e}")))?;
         Ok(Self { recipe, folder, objective, trainees, order, shares, record, metrics, seconds: 0.0 })
     }
 

@@ -141,6 +141,7 @@ impl ClipObjective {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
+        let device = recipe.device.open()?;
         if recipe.batch < 2 {
             return Err(Error::request("CLIP is trained by comparing pictures, but batch is 1")
                 .with_help("the larger the batch the better; 128 is a good beginning"));
@@ -148,7 +149,7 @@ impl ClipObjective {
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let (params, config, tokenizer) = match &settings.start {
             Some(folder) => {
-                let before = Clip::open(folder)?;
+                let before = Clip::open(folder, &device)?;
                 let size = before.vision.config().image_size;
                 if size != pictures.size() {
                     return Err(Error::request(format!(
@@ -157,13 +158,13 @@ impl ClipObjective {
                         folder.display()
                     )));
                 }
-                (model_folder::load(folder)?, before.config(), before.tokenizer)
+                (model_folder::load(folder, &device)?, before.config(), before.tokenizer)
             }
             None => {
                 let texts = captions(&pictures, recipe.seed);
                 let tokenizer = train_bpe::train(texts, settings.vocabulary_size, settings.context_length)?;
                 let config = settings.config(&tokenizer, pictures.size());
-                (Params::seeded(recipe.seed, DType::F32, &Device::Cpu), config, tokenizer)
+                (Params::seeded(recipe.seed, DType::F32, &device), config, tokenizer)
             }
         };
         let params = params.trainable();

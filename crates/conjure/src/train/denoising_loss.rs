@@ -2,8 +2,8 @@
 //! model predicts, with the weighting of Hang et al. 2023, <https://arxiv.org/abs/2303.09556>.
 
 use crate::{Error, Result};
+use conjure_core::Tensor;
 use conjure_core::sampling::{NoiseSchedule, PredictionType, SchedulerConfig, betas};
-use conjure_core::{Device, Tensor};
 
 /// The noise process that a model was trained with, and how its errors are weighed.
 pub struct DenoisingLoss {
@@ -79,7 +79,7 @@ impl DenoisingLoss {
         let output = predict(&noisy, &Tensor::from_vec(times, n, z.device())?)?; // (batch, channels, h, w)
         let errors = (output - target)?.sqr()?.flatten_from(1)?.mean(1)?; // (batch)
         let weights: Vec<f32> = timesteps.iter().map(|&t| self.weight(t) as f32).collect();
-        Ok((errors * Tensor::from_vec(weights, n, &Device::Cpu)?.to_device(z.device())?)?)
+        Ok((errors * Tensor::from_vec(weights, n, z.device())?)?)
     }
 
     /// Min-SNR's weight of a timestep for what the model predicts (Hang et al. 2023, section 3.4).
@@ -101,6 +101,7 @@ impl DenoisingLoss {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use conjure_core::Device;
 
     fn loss(prediction: &str, min_snr: f64) -> DenoisingLoss {
         let text = format!(

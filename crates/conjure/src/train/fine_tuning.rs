@@ -93,6 +93,7 @@ impl FineTuning {
     /// Settings, a model or data that cannot be used.
     pub fn new(
         recipe: &Recipe,
+        device: &Device,
         base: Base,
         draft: impl FnOnce(Draft) -> Result<Draft>,
         prepare: &mut dyn FnMut(&'static str, Params) -> Params,
@@ -121,10 +122,10 @@ impl FineTuning {
         let tokenizers = open_tokenizers(&base.model, base.tokenizer.as_deref(), &config)?;
         let Draft { config, sources, tokenizers } = draft(Draft { config, sources, tokenizers })?;
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
-        let model = StableDiffusion::load_with(&config, &sources, DType::F32, &Device::Cpu, prepare)?;
+        let model = StableDiffusion::load_with(&config, &sources, DType::F32, device, prepare)?;
         let (mut means, mut stds) = (Vec::new(), Vec::new());
         for chunk in pictures.split(Split::Train).chunks(CHUNK) {
-            let distribution = model.vae().encode(&pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?;
+            let distribution = model.vae().encode(&pictures.tensor(chunk, device)?, &mut NoProbe)?;
             // Scaling is affine: the deviation is what the scaled mean moves by.
             let std = (distribution.logvar.detach() * 0.5)?.exp()?;
             let mean = model.vae().scale_latents(&distribution.mean.detach())?;
@@ -175,7 +176,7 @@ impl FineTuning {
     pub fn losses(&self, batch: &Batch, mut captions: Vec<String>) -> Result<Losses> {
         let n = batch.indices.len();
         let rows: Vec<u32> = batch.indices.iter().map(|&i| i as u32).collect();
-        let rows = Tensor::new(rows, &Device::Cpu)?;
+        let rows = Tensor::new(rows, self.mean.device())?;
         let mean = self.mean.index_select(&rows, 0)?; // (batch, channels, h, w)
         let std = self.std.index_select(&rows, 0)?;
         let posterior = rng::randn(&mut batch.generator("posterior"), mean.shape(), mean.device())?;
@@ -225,7 +226,7 @@ impl FineTuning {
         let conditions = Conditions { prompt, sizes, guidance: Some(self.base.guidance), inpainting: None };
         let shape: Vec<usize> = [&[n], &self.mean.dims()[1..]].concat();
         let mut generator = rng::keyed(0, "samples");
-        let start = plan.initial(&rng::randn(&mut generator, shape, &Device::Cpu)?)?;
+        let start = plan.initial(&rng::randn(&mut generator, shape, self.mean.device())?)?;
         let mut denoiser = plan.denoiser(|x: &Tensor, timestep: f64| {
             let output = self.model.predict(x, timestep, &conditions, &mut NoProbe)?.detach();
             guidance.combine(&output.narrow(0, 0, n)?, &output.narrow(0, n, n)?)
@@ -233,7 +234,7 @@ impl FineTuning {
         let latents = plan.run(
             &mut denoiser,
             start,
-            &mut |shape| rng::randn(&mut generator, shape.clone(), &Device::Cpu),
+            &mut |shape| rng::randn(&mut generator, shape.clone(), self.mean.device()),
             &mut |_| Ok(None),
         )?;
         let pictures = (0..n)
@@ -245,7 +246,7 @@ impl FineTuning {
     fn encode(&self, texts: &[String]) -> Result<Prompt> {
         let ids = |tokenizer: &crate::tokens::ClipTokenizer| -> Result<Tensor> {
             let ids = texts.iter().map(|text| tokenizer.encode_window(text)).collect::<Result<Vec<_>>>()?;
-            Ok(Tensor::new(ids, &Device::Cpu)?) // (batch, tokens)
+            Ok(Tensor::new(ids, self.mean.device())?) // (batch, tokens)
         };
         let second = self.tokenizers.second.as_ref().map(ids).transpose()?;
         self.model.encode_prompt(&ids(&self.tokenizers.first)?, second.as_ref(), 0, &mut NoProbe)

@@ -143,6 +143,7 @@ pub struct Classifier {
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
+    device: Device,
     /// For each head, the class of each name.
     classes: BTreeMap<String, BTreeMap<String, u32>>,
 }
@@ -154,6 +155,7 @@ impl Classifier {
     /// Settings or data that cannot be used, data without concepts.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
+        let device = recipe.device.open()?;
         settings.augment.check()?;
         if !(0.0..1.0).contains(&settings.label_smoothing) {
             let smoothing = settings.label_smoothing;
@@ -180,10 +182,10 @@ impl Classifier {
             norm_num_groups: settings.norm_num_groups,
             ..ImageClassifierConfig::small_64(heads)
         };
-        let params = Params::seeded(recipe.seed, DType::F32, &Device::Cpu).trainable();
+        let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
         let model = ImageClassifier::new(&params, &config)?;
         let networks = vec![Network::new("classifier", &params)?];
-        Ok(Self { settings, model, networks, params, pictures, classes })
+        Ok(Self { settings, model, networks, params, pictures, device, classes })
     }
 
     fn class(&self, head: &str, name: &str) -> Option<u32> {
@@ -200,7 +202,7 @@ impl Classifier {
                 targets.entry(head.to_owned()).or_default().push(class);
             }
         }
-        targets.into_iter().map(|(head, classes)| Ok((head, Tensor::new(classes, &Device::Cpu)?))).collect()
+        targets.into_iter().map(|(head, classes)| Ok((head, Tensor::new(classes, &self.device)?))).collect()
     }
 
     fn batch(&self, indices: &[usize], batch: &Batch) -> Result<Tensor> {
@@ -214,7 +216,7 @@ impl Classifier {
             let mirror = same_in_a_mirror(self.pictures.record(i));
             self.settings.augment.apply(self.pictures.rgb(i), size, mirror, draws, planes);
         }
-        Ok(Tensor::from_vec(values, (indices.len(), 3, size, size), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (indices.len(), 3, size, size), &self.device)?)
     }
 }
 
@@ -274,7 +276,7 @@ impl Objective for Classifier {
         let mut found = [0; 3];
         for chunk in chosen.chunks(CHUNK) {
             let targets = self.targets(chunk)?;
-            let logits = self.model.forward(&self.pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?.logits;
+            let logits = self.model.forward(&self.pictures.tensor(chunk, &self.device)?, &mut NoProbe)?.logits;
             for (found, (head, top)) in found.iter_mut().zip([(CONCEPT, 1), (CONCEPT, TOP), (STYLE, 1)]) {
                 *found += recognised(&logits[head].detach(), &targets[head], top)?;
             }

@@ -8,7 +8,7 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Split, caption::Caption};
-use crate::digest::{hex, model_digest};
+use crate::digest::{combined, model_digest};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
 use crate::model_folder::{self, DIFFUSERS_FILE, half};
@@ -24,7 +24,6 @@ use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Pictures that are encoded or decoded at once.
@@ -100,6 +99,7 @@ pub struct LatentDiffusion {
     train: Latents,
     held_out: Vec<usize>,
     held_out_latents: Option<Latents>,
+    device: Device,
     digest: String,
 }
 
@@ -110,6 +110,7 @@ impl LatentDiffusion {
     /// Settings, models or data that cannot be used or do not fit each other.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
+        let device = recipe.device.open()?;
         settings.model.check()?;
         if !(0.0..=1.0).contains(&settings.text_drop) {
             return Err(Error::request(format!("text_drop is {}, not 0 to 1", settings.text_drop)));
@@ -131,24 +132,25 @@ impl LatentDiffusion {
                 settings.model.in_channels, settings.model.out_channels, autoencoder_config.latent_channels
             )));
         }
-        let autoencoder = AutoencoderKl::new(&model_folder::load(&settings.autoencoder)?, &autoencoder_config)?;
-        let text_encoder = ClipText::new(&model_folder::load(&text_folder)?, &text_config)?;
+        let autoencoder =
+            AutoencoderKl::new(&model_folder::load(&settings.autoencoder, &device)?, &autoencoder_config)?;
+        let text_encoder = ClipText::new(&model_folder::load(&text_folder, &device)?, &text_config)?;
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
-            Some(folder) => model_folder::load(folder)?,
-            None => Params::seeded(recipe.seed, DType::F32, &Device::Cpu),
+            Some(folder) => model_folder::load(folder, &device)?,
+            None => Params::seeded(recipe.seed, DType::F32, &device),
         }
         .trainable();
         let unet = UNet2DConditionModel::new(&params, &settings.model)?;
         let networks = vec![Network::new("unet", &params)?];
 
-        let train = latents(&autoencoder, &pictures, pictures.split(Split::Train))?
+        let train = latents(&autoencoder, &pictures, pictures.split(Split::Train), &device)?
             .ok_or_else(|| Error::request("there is nothing to train on: the data hold no training example"))?;
         let all = pictures.split(Split::HeldOutCombination);
         let count = all.len().min(VALIDATION);
         let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
-        let held_out_latents = latents(&autoencoder, &pictures, &held_out)?;
-        let digest = digest(&[
+        let held_out_latents = latents(&autoencoder, &pictures, &held_out, &device)?;
+        let digest = combined(&[
             pictures.digest(),
             &model_digest(&settings.autoencoder)?,
             &model_digest(&text_folder)?,
@@ -168,6 +170,7 @@ impl LatentDiffusion {
             train,
             held_out,
             held_out_latents,
+            device,
             digest,
         })
     }
@@ -175,7 +178,7 @@ impl LatentDiffusion {
     /// What the U-Net attends to, `(texts.len(), tokens, hidden_size)`.
     fn encode(&self, texts: &[String]) -> Result<Tensor> {
         let ids = texts.iter().map(|text| self.tokenizer.encode_window(text)).collect::<Result<Vec<_>>>()?;
-        let ids = Tensor::new(ids, &Device::Cpu)?; // (batch, tokens)
+        let ids = Tensor::new(ids, &self.device)?; // (batch, tokens)
         let output = self.text_encoder.forward(&ids, &mut NoProbe)?;
         Ok(self.text_encoder.features(&output, 0, true)?.detach())
     }
@@ -212,21 +215,21 @@ impl LatentDiffusion {
     }
 }
 
-/// One digest of several.
-fn digest(parts: &[&str]) -> String {
-    hex(&Sha256::digest(parts.join(" ")))
-}
-
 fn read_config(folder: &Path) -> Result<String> {
     let path = folder.join("config.json");
     std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
 }
 
 /// Latents of pictures, or nothing where there are none.
-fn latents(autoencoder: &AutoencoderKl, pictures: &Pictures, indices: &[usize]) -> Result<Option<Latents>> {
+fn latents(
+    autoencoder: &AutoencoderKl,
+    pictures: &Pictures,
+    indices: &[usize],
+    device: &Device,
+) -> Result<Option<Latents>> {
     let (mut means, mut stds) = (Vec::new(), Vec::new());
     for chunk in indices.chunks(CHUNK) {
-        let distribution = autoencoder.encode(&pictures.tensor(chunk, &Device::Cpu)?, &mut NoProbe)?;
+        let distribution = autoencoder.encode(&pictures.tensor(chunk, device)?, &mut NoProbe)?;
         let std = (distribution.logvar.detach() * 0.5)?.exp()?;
         // Scaling is affine: the deviation is what the scaled mean moves by.
         let mean = autoencoder.scale_latents(&distribution.mean.detach())?;
@@ -265,7 +268,7 @@ impl Objective for LatentDiffusion {
     fn losses(&self, batch: &Batch) -> Result<Losses> {
         let n = batch.indices.len();
         let rows: Vec<u32> = batch.indices.iter().map(|&i| i as u32).collect();
-        let rows = Tensor::new(rows, &Device::Cpu)?;
+        let rows = Tensor::new(rows, &self.device)?;
         // 1. A latent of each picture.
         let mean = self.train.mean.index_select(&rows, 0)?; // (batch, channels, h, w)
         let std = self.train.std.index_select(&rows, 0)?;
@@ -316,7 +319,7 @@ impl Objective for LatentDiffusion {
         let plan = Plan::new(&self.scheduler, self.scheduler.sampler()?, None, self.settings.sample_steps)?;
         let shape: Vec<usize> = [&[n], &self.train.mean.dims()[1..]].concat();
         let mut generator = rng::keyed(0, "samples");
-        let start = plan.initial(&rng::randn(&mut generator, shape, &Device::Cpu)?)?;
+        let start = plan.initial(&rng::randn(&mut generator, shape, &self.device)?)?;
         let mut denoiser = plan.denoiser(|x: &Tensor, timestep: f64| {
             let time = Tensor::new(&[timestep as f32], x.device())?;
             let both = Tensor::cat(&[x, x], 0)?; // without the prompts, with them
@@ -326,7 +329,7 @@ impl Objective for LatentDiffusion {
         let latents = plan.run(
             &mut denoiser,
             start,
-            &mut |shape| rng::randn(&mut generator, shape.clone(), &Device::Cpu),
+            &mut |shape| rng::randn(&mut generator, shape.clone(), &self.device),
             &mut |_| Ok(None),
         )?;
         let pixels = self.autoencoder.decode(&self.autoencoder.unscale_latents(&latents)?, &mut NoProbe)?;

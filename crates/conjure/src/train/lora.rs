@@ -7,7 +7,7 @@ use super::recipe::Recipe;
 use crate::image_file::Picture;
 use crate::{Error, Result};
 use conjure_core::weights::{Lora as LoraFile, LoraLayout, LowRankConfig, MemorySource, Params};
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{DType, Tensor};
 use conjure_models::stable_diffusion::StableDiffusion;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -57,6 +57,7 @@ impl Lora {
     /// Settings, a model or data that cannot be used; layers that the model does not have.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let Settings { rank, alpha, layers, text_layers, base } = recipe.own()?;
+        let device = recipe.device.open()?;
         let alpha = alpha.unwrap_or(rank as f64);
         let usable = (1..=4096).contains(&rank) && alpha.is_finite() && alpha > 0.0;
         if !usable {
@@ -64,14 +65,14 @@ impl Lora {
                 .with_help("4 to 32 are usual ranks; alpha is over 0"));
         }
         let mut factors: BTreeMap<&'static str, Params> = BTreeMap::new();
-        let tuning = FineTuning::new(recipe, base, Ok, &mut |component, params| {
+        let tuning = FineTuning::new(recipe, &device, base, Ok, &mut |component, params| {
             let layers = match component {
                 "unet" => layers.clone(),
                 "text_encoder" | "text_encoder_2" => text_layers.clone(),
                 _ => return params,
             };
             // The component's name keeps equal names of the two text encoders apart.
-            let own = Params::seeded(recipe.seed, DType::F32, &Device::Cpu).trainable().sub(component);
+            let own = Params::seeded(recipe.seed, DType::F32, &device).trainable().sub(component);
             factors.insert(component, own.clone());
             params.with_low_rank(&own, LowRankConfig { rank, alpha }, move |path| {
                 layers.iter().any(|layer| {
@@ -166,6 +167,7 @@ mod tests {
     use super::super::fine_tuning::Draft;
     use super::super::fine_tuning::tests::{check_gradients, recipe, shake};
     use super::*;
+    use conjure_core::Device;
     use conjure_core::weights::LoraTarget;
 
     const BOTH: &str = "rank = 3\nalpha = 6.0\ntext_layers = [\"q_proj\", \"v_proj\", \"fc1\"]";
@@ -199,7 +201,8 @@ mod tests {
         for name in ["pytorch_lora_weights.safetensors", "lora.safetensors"] {
             let file = Arc::new(LoraFile::open(out.path().join(name), &targets).unwrap());
             let merge = |draft: Draft| Ok(Draft { sources: draft.sources.with_loras(&[(file, 1.0)]), ..draft });
-            let merged = FineTuning::new(&recipe, own.base.clone(), merge, &mut |_, params| params).unwrap();
+            let merged =
+                FineTuning::new(&recipe, &Device::Cpu, own.base.clone(), merge, &mut |_, params| params).unwrap();
             let error = merged.fixed_error(|i| merged.caption(i)).unwrap();
             assert!((error - trained).abs() < 1e-5 * trained, "{name}: {error} {trained}");
         }

@@ -11,7 +11,7 @@
 //! | [`order`] | which examples come when? |
 //! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
-//! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`] | how is each model trained? |
+//! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`], [`text_distillation`] | how is each model trained? |
 //! | [`denoising_loss`] | how wrong is a model about noisy latents? |
 //! | [`lora`], [`textual_inversion`] | what is trained beside a finished picture model, on the user's pictures? |
 //! | [`fine_tuning`] | what do these two share? |
@@ -36,6 +36,7 @@ pub mod run;
 pub mod schedule;
 mod state;
 pub mod super_resolution;
+pub mod text_distillation;
 pub mod textual_inversion;
 
 pub use begin::Resume;
@@ -63,6 +64,9 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     }),
     ("super_resolution", "the network that makes pictures bigger", |recipe| {
         Ok(Box::new(super_resolution::Enlarger::new(recipe)?))
+    }),
+    ("text_distillation", "a text encoder that reads other languages as it reads English", |recipe| {
+        Ok(Box::new(text_distillation::TextDistillation::new(recipe)?))
     }),
     ("lora", "low-rank adapters on a picture model, from a handful of pictures", |recipe| {
         Ok(Box::new(lora::Lora::new(recipe)?))

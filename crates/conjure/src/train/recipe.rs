@@ -1,7 +1,7 @@
 //! A training run's recipe: TOML, with every key known.
 
 use super::schedule::Schedule;
-use crate::{Error, Result};
+use crate::{DeviceName, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,10 @@ pub struct Recipe {
     /// Precision of products; sums and everything stored are f32 in any case.
     #[serde(default)]
     pub precision: Precision,
+    /// Where it is computed: `cpu`, `cuda` or `cuda:N`. A run may go on on another device, whose sums are rounded otherwise.
+    /// `parallel` and `precision` are for the CPU; a GPU computes micro-batches one after the other, in f32.
+    #[serde(default)]
+    pub device: DeviceName,
     /// How parameters follow their gradients.
     #[serde(default)]
     pub optimizer: Optimizer,
@@ -150,14 +154,16 @@ pub struct Data {
     pub strict: bool,
 }
 
-/// Keys that change what is kept and shown and where the data lie, but not what is computed: a resumed run may change them.
+/// Keys that change what is kept and shown, where the data lie and what computes, but not what is computed: a resumed run may
+/// change them.
 /// The data themselves are known by their digest.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 11] = [
     "checkpoint.best",
     "checkpoint.every",
     "checkpoint.keep",
     "data.file",
     "data.folder",
+    "device",
     "parallel",
     "recompute",
     "report.every",

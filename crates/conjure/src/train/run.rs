@@ -398,7 +398,7 @@ impl Training {
     }
 }
 
-/// The sum of both by parameter; parameters on several threads, as one addition is too small to be divided.
+/// The sum of both by parameter; on a CPU parameters on several threads, as one addition is too small to be divided.
 fn sums(mut before: Gradients, added: Gradients) -> Result<Gradients> {
     if before.is_empty() {
         return Ok(added);
@@ -407,7 +407,11 @@ fn sums(mut before: Gradients, added: Gradients) -> Result<Gradients> {
     let sum = |(before, name, gradient): (Option<Tensor>, String, Tensor)| {
         Ok((name, before.map_or(Ok(gradient.clone()), |before| before + gradient)?))
     };
-    before.extend(pairs.into_par_iter().map(sum).collect::<Result<Vec<_>>>()?);
+    let sums: Result<Vec<_>> = match pairs.iter().all(|(.., gradient)| gradient.device().is_cpu()) {
+        true => pairs.into_par_iter().map(sum).collect(),
+        false => pairs.into_iter().map(sum).collect(),
+    };
+    before.extend(sums?);
     Ok(before)
 }
 

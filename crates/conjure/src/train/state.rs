@@ -69,6 +69,9 @@ pub(super) struct Record {
     pub changes: Vec<(u64, Vec<String>)>,
     /// Version of Conjure.
     pub version: String,
+    /// Whether the file was sealed when it was written; only a flipped bit takes a seal away.
+    #[serde(default)]
+    pub sealed: bool,
 }
 
 /// Writes the state, or leaves what was at `path`.
@@ -89,8 +92,9 @@ pub(super) fn save(path: &Path, record: &Record, trainees: &[Trainee]) -> Result
         }
     }
     // Not JSON, whose parser may miss the last bit of a number.
-    let record = toml::to_string(record).map_err(|e| Error::failure(format!("the training record: {e}")))?;
-    weights::save(path, &tensors, &BTreeMap::from([(RECORD.to_owned(), record)]))
+    let record = toml::to_string(&Record { sealed: true, ..record.clone() })
+        .map_err(|e| Error::failure(format!("the training record: {e}")))?;
+    weights::save_sealed(path, &tensors, &BTreeMap::from([(RECORD.to_owned(), record)]))
 }
 
 /// A saved state.
@@ -101,12 +105,13 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// Opens a checkpoint.
+    /// Opens a checkpoint. Reads all of it, to see whether it is as it was written.
     ///
     /// # Errors
-    /// Not a checkpoint, or cut short.
+    /// Not a checkpoint, cut short, or with a bit that flipped.
     pub fn open(path: &Path) -> Result<Self> {
         let tensors = Safetensors::open(path)?;
+        let sealed = tensors.check_seal()?;
         let record = tensors
             .metadata()
             .get(RECORD)
@@ -117,7 +122,11 @@ impl Saved {
         } else {
             toml::from_str(record).map_err(|e| e.to_string())
         };
-        let record = record.map_err(|e| Error::file(path, format!("its training record cannot be read: {e}")))?;
+        let record: Record =
+            record.map_err(|e| Error::file(path, format!("its training record cannot be read: {e}")))?;
+        if record.sealed && !sealed {
+            return Err(Error::file(path, "has lost its digest: it is not as it was written"));
+        }
         Ok(Self { record, path: path.to_owned(), tensors })
     }
 

@@ -50,6 +50,7 @@ pub struct Enlarger {
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
+    device: Device,
 }
 
 impl Enlarger {
@@ -59,6 +60,7 @@ impl Enlarger {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let mut settings: Settings = recipe.own()?;
+        let device = recipe.device.open()?;
         settings.model.check()?;
         if settings.crop == 0 {
             settings.crop = recipe.data.size;
@@ -76,10 +78,10 @@ impl Enlarger {
             return Err(Error::request(format!("noise is {}, not 0 to 1", settings.noise)));
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
-        let params = Params::seeded(recipe.seed, DType::F32, &Device::Cpu).trainable();
+        let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
         let model = SuperResolution::new(&params, &settings.model)?;
         let networks = vec![Network::new("super_resolution", &params)?];
-        Ok(Self { settings, model, networks, params, pictures })
+        Ok(Self { settings, model, networks, params, pictures, device })
     }
 
     /// Pieces of training pictures at random places, half of them mirrored: `(batch, 3, crop, crop)`.
@@ -101,7 +103,7 @@ impl Enlarger {
                 }
             }
         }
-        Ok(Tensor::from_vec(values, (batch.indices.len(), 3, crop, crop), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (batch.indices.len(), 3, crop, crop), &self.device)?)
     }
 
     /// Held-out pictures, spread evenly over all there are.
@@ -116,7 +118,7 @@ impl Enlarger {
         let size = self.pictures.size();
         let (mut plain, mut made) = (Vec::new(), Vec::new());
         for chunk in indices.chunks(CHUNK) {
-            let small = shrunk(&self.pictures.tensor(chunk, &Device::Cpu)?, self.settings.model.scale)?;
+            let small = shrunk(&self.pictures.tensor(chunk, &self.device)?, self.settings.model.scale)?;
             plain.extend(to_pictures(&ops::resize_bicubic(&small, size, size)?)?);
             made.extend(to_pictures(&self.model.forward(&small, &mut NoProbe)?.detach())?);
         }
@@ -159,8 +161,8 @@ impl Objective for Enlarger {
         if self.settings.noise > 0.0 {
             let mut generator = batch.generator("noise");
             let shares = generator.uniform(small.dim(0)?);
-            let shares = Tensor::from_vec(shares, (small.dim(0)?, 1, 1, 1), &Device::Cpu)?;
-            let noise = Tensor::from_vec(generator.normal(small.elem_count()), small.shape(), &Device::Cpu)?;
+            let shares = Tensor::from_vec(shares, (small.dim(0)?, 1, 1, 1), &self.device)?;
+            let noise = Tensor::from_vec(generator.normal(small.elem_count()), small.shape(), &self.device)?;
             small = (small + (noise.broadcast_mul(&shares)? * self.settings.noise)?)?;
         }
         Ok(Losses::one(model::loss(&self.model.forward(&small, &mut NoProbe)?, &target)?))

@@ -65,6 +65,7 @@ impl TextualInversion {
     /// Settings, a model or data that cannot be used; a token that the model knows already; a model with two text encoders.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let Settings { token, vectors, initial, templates, base } = recipe.own()?;
+        let device = recipe.device.open()?;
         if !(1..=MAX_VECTORS).contains(&vectors) {
             return Err(Error::request(format!("vectors is {vectors}, not 1 to {MAX_VECTORS}")));
         }
@@ -101,14 +102,15 @@ impl TextualInversion {
                 config.text_encoder.eos_token_id = tokenizers.first.end_id();
             }
             let source = MemorySource::new([(TOKEN_EMBEDDING.to_owned(), rows)]);
-            let rows = Params::load(Arc::new(source), DType::F32, &Device::Cpu).trainable();
+            let rows = Params::load(Arc::new(source), DType::F32, &device).trainable();
             trained.replace(Some((rows, first)));
             Ok(Draft { config, sources, tokenizers })
         };
-        let tuning = FineTuning::new(recipe, base, draft, &mut |component, params| match &*trained.borrow() {
-            Some((rows, first)) if component == "text_encoder" => params.with_rows(rows, path, *first),
-            _ => params,
-        })?;
+        let tuning =
+            FineTuning::new(recipe, &device, base, draft, &mut |component, params| match &*trained.borrow() {
+                Some((rows, first)) if component == "text_encoder" => params.with_rows(rows, path, *first),
+                _ => params,
+            })?;
         let rows = trained.into_inner().map(|(rows, _)| rows).ok_or_else(|| Error::failure("no rows were made"))?;
         let networks = vec![Network::new("token", &rows)?];
         Ok(Self { tuning, networks, token, templates })

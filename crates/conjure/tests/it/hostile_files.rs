@@ -1,9 +1,10 @@
 //! Damaged copies of valid files: every reader answers with a value or an error, never with a panic.
 
-use crate::fuzz_bodies;
+use crate::{fuzz_bodies, fuzz_training};
 use conjure::image_file::{Picture, png_recipe};
 use conjure::tokens::ClipTokenizer;
 use conjure_core::rng::{Generator, keyed};
+use conjure_core::{DType, Device, Tensor, weights};
 use std::path::Path;
 
 /// `count` damaged copies of `bytes`: a few bytes changed, a stretch cut out or doubled, the end missing.
@@ -92,4 +93,65 @@ fn prompts() {
     let copies = damaged(prompt.as_bytes(), "prompt", 500);
     let encoded = copies.iter().filter(|copy| fuzz_bodies::prompt(&tokenizer, copy)).count();
     assert!(encoded > 400, "{encoded} of 500 encoded");
+}
+
+#[test]
+fn data_archives() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = std::fs::read(crate::train_networks::data_set(folder.path())).unwrap();
+    assert!(fuzz_training::data_archive(&archive));
+    let copies = damaged(&archive, "archive", 300);
+    let opened = copies.iter().filter(|copy| fuzz_training::data_archive(copy)).count();
+    // A damaged picture is found when it is looked at.
+    assert!((10..290).contains(&opened), "{opened} of 300 opened");
+    let line = r#"{"file_name":"a.png","text":"ein Herz","concept":"heart","style":"x","labels":{"de":"Herz","en":"heart"},"split":"train"}"#;
+    let table = format!("{line}\n{line}\n");
+    assert!(fuzz_training::data_table(table.as_bytes()));
+    let opened = damaged(table.as_bytes(), "table", 300).iter().filter(|copy| fuzz_training::data_table(copy)).count();
+    assert!((10..290).contains(&opened), "{opened} of 300 opened");
+}
+
+#[test]
+fn learned_token_files() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
+    let rows = Tensor::new(&[[1f32, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], &Device::Cpu).unwrap();
+    let saved = file_of(&[("<x>", &rows)]);
+    assert!(fuzz_training::learned_tokens(&saved));
+    let fit = damaged(&saved, "learned", 400).iter().filter(|copy| fuzz_training::learned_tokens(copy)).count();
+    assert!((10..390).contains(&fit), "{fit} of 400 fit");
+    let wide = Tensor::ones((2, 6), DType::F32, &Device::Cpu).unwrap();
+    let both = file_of(&[("clip_l", &rows), ("clip_g", &wide)]);
+    assert!(fuzz_training::learned_tokens(&both));
+    damaged(&both, "both", 200).iter().for_each(|copy| drop(fuzz_training::learned_tokens(copy)));
+    // A pickle, of vectors of another width.
+    let pickle = std::fs::read(fixtures.join("spiky.pt")).unwrap();
+    damaged(&pickle, "pickle", 200).iter().for_each(|copy| drop(fuzz_training::learned_tokens(copy)));
+}
+
+/// The bytes of a safetensors file.
+fn file_of(tensors: &[(&str, &Tensor)]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), (*tensor).clone())).collect();
+    weights::save(&path, &tensors, &Default::default()).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn recipes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let (mut all, mut read) = (0, 0);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read(&path).unwrap();
+        assert!(fuzz_training::recipe(&text), "{}", path.display());
+        let copies = damaged(&text, &path.file_name().unwrap().to_string_lossy(), 100);
+        read += copies.iter().filter(|copy| fuzz_training::recipe(copy)).count();
+        all += copies.len();
+    }
+    assert!(read > all / 20 && read < all, "{read} of {all} read");
+    for text in ["objective = \"data\"\nsteps = 1\nbatch = 1", "optimizer.learning_rate=[", "a.b.c=1", "=", "steps.x=3"]
+    {
+        fuzz_training::recipe(text.as_bytes());
+    }
 }

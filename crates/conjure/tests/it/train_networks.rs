@@ -24,7 +24,7 @@ fn inked(concept: &str, x: f32, y: f32) -> bool {
 }
 
 /// Four concepts in three colours, which are the styles; the red ring is held out, and the slab in every colour.
-fn data_set(folder: &Path) -> std::path::PathBuf {
+pub fn data_set(folder: &Path) -> std::path::PathBuf {
     let file = folder.join("shapes.zip");
     let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
     let mut lines = String::new();

@@ -1,49 +1,8 @@
 //! The MLP of today's decoders: "GLU Variants Improve Transformer", Shazeer 2020, <https://arxiv.org/abs/2002.05202>.
 
-use super::Linear;
+use super::{Activation, Linear};
 use crate::weights::Params;
-use crate::{Result, Tensor, ops};
-
-/// The activation of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// Exact GELU.
-    Gelu,
-    /// GELU's tanh approximation.
-    GeluTanh,
-}
-
-impl Activation {
-    /// The activation that transformers calls so.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "silu" | "swish" => Some(Self::Silu),
-            "gelu" => Some(Self::Gelu),
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
-            _ => None,
-        }
-    }
-
-    /// What transformers calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Silu => "silu",
-            Self::Gelu => "gelu",
-            Self::GeluTanh => "gelu_pytorch_tanh",
-        }
-    }
-
-    /// Shape unchanged.
-    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Silu => ops::silu(x),
-            Self::Gelu => ops::gelu(x),
-            Self::GeluTanh => ops::gelu_tanh(x),
-        }
-    }
-}
+use crate::{Result, Tensor};
 
 /// `down_proj(act(gate_proj(x)) * up_proj(x))`: SwiGLU or GEGLU, by the activation.
 #[derive(Clone, Debug)]

@@ -163,6 +163,22 @@ impl KvCache {
         }
     }
 
+    /// Keeps these texts of the batch, in this order: for beam search, where a text may go on twice or not at all.
+    ///
+    /// # Errors
+    /// A text that is not there.
+    pub fn select(&mut self, texts: &[u32]) -> Result<()> {
+        for (keys, values) in self.layers.iter_mut().filter_map(|layer| layer.rows.as_mut()) {
+            let batch = keys.dim(0)?;
+            if let Some(text) = texts.iter().find(|text| **text as usize >= batch) {
+                return Err(Error::request(format!("the cache holds {batch} texts, no text {text}")));
+            }
+            let chosen = Tensor::new(texts, keys.device())?;
+            (*keys, *values) = (keys.index_select(&chosen, 0)?, values.index_select(&chosen, 0)?);
+        }
+        Ok(())
+    }
+
     /// The same tokens in memory of their own, for texts that go on differently.
     ///
     /// # Errors

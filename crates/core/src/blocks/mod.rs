@@ -1,5 +1,6 @@
 //! Layers that models share, each once. Field path = checkpoint key.
 
+mod activation;
 mod attention;
 mod conv;
 mod downsample;
@@ -11,22 +12,25 @@ mod linear;
 mod low_rank;
 mod matrix;
 mod norm;
+mod padding_mask;
 mod resnet_block;
 mod rotary_embedding;
 mod timestep_embedding;
 mod transformer_2d;
 mod upsample;
 
-pub use attention::{Attention, AttentionConfig, AttentionNames};
+pub use activation::Activation;
+pub use attention::{Attention, AttentionConfig, AttentionNames, attend};
 pub use conv::Conv2d;
 pub use downsample::Downsample;
 pub use embedding::Embedding;
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig, HiddenAct};
-pub use gated_mlp::{Activation, GatedMlp};
+pub use gated_mlp::GatedMlp;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
 pub use low_rank::LowRank;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+pub use padding_mask::padding_mask;
 pub use resnet_block::{ResnetBlock, ResnetBlockConfig, TimeEmbeddingNorm};
 pub use rotary_embedding::{MAX_POSITIONS, RopeConfig, RopeScaling, RotaryEmbedding};
 pub use timestep_embedding::{TimestepEmbedding, Timesteps};

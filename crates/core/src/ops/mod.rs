@@ -1,6 +1,8 @@
 //! Differentiable operations. Each has a plain twin in ordinary tensor operations (module [`plain`] of its file): the
 //! reference in tests, and the path on a GPU or in a type other than f32. On a CPU in f32 a fused kernel of
 //! `conjure-kernels` does the work, forwards and backwards.
+//!
+//! [`with_plain`] chooses the plain twins on a CPU too: what a GPU computes can so be tested without one.
 
 mod activation;
 mod attention;
@@ -30,6 +32,7 @@ pub use quantized::{quantized_embedding, quantized_linear};
 pub use residual::{add, add_channels};
 pub use resize::{pixel_shuffle, resize_bicubic};
 pub use rope::{RopeLayout, rope};
+pub use slices::with_plain;
 pub use softmax::softmax;
 pub use upsample::upsample_nearest2d;
 

@@ -3,10 +3,29 @@
 use candle_core::{CpuStorage, Error, Layout, Result, Storage};
 
 use crate::{DType, Tensor};
+use std::cell::Cell;
+
+thread_local! {
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` with every operation, optimizer and average that begins on this thread done by its plain twin, as on a GPU.
+/// An optimizer or average that was made outside keeps what it was made with.
+pub fn with_plain<T>(work: impl FnOnce() -> T) -> T {
+    /// Also restores after a panic.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PLAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(PLAIN.replace(true));
+    work()
+}
 
 /// Whether kernels can take these tensors: f32 in main memory.
 pub(crate) fn on_cpu_in_f32(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu())
+    tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu()) && !PLAIN.get()
 }
 
 /// The numbers of a contiguous tensor.

@@ -25,8 +25,8 @@ struct Entry {
 
 /// A safetensors file, mapped from disk.
 pub struct Safetensors {
-    path: PathBuf,
-    bytes: Bytes,
+    pub(super) path: PathBuf,
+    pub(super) bytes: Bytes,
     infos: BTreeMap<String, TensorInfo>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,

@@ -21,34 +21,57 @@ pub fn save(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut header = Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".to_owned(), json!(metadata));
+    let contents = Contents::new(tensors, metadata)?;
+    replace(path, |file| contents.write(path, file))
+}
+
+/// What a safetensors file is to hold.
+pub(super) struct Contents<'a> {
+    header: String,
+    order: Vec<(&'a String, &'a Tensor)>,
+}
+
+impl<'a> Contents<'a> {
+    /// # Errors
+    /// A tensor of a type that safetensors lacks.
+    pub fn new(tensors: &'a BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let mut header = Map::new();
+        if !metadata.is_empty() {
+            header.insert("__metadata__".to_owned(), json!(metadata));
+        }
+        // Wide types first, so that every tensor is aligned to its element.
+        let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
+        order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype().size_in_bytes()), *name));
+        let mut end = 0;
+        for &(name, tensor) in &order {
+            let dtype = format_name(tensor.dtype()).ok_or_else(|| {
+                Error::request(format!("tensor {name} has type {:?}, which is not saved", tensor.dtype()))
+            })?;
+            let begin = end;
+            end += tensor.elem_count() * tensor.dtype().size_in_bytes();
+            header.insert(name.clone(), json!({"dtype": dtype, "shape": tensor.dims(), "data_offsets": [begin, end]}));
+        }
+        let mut header = Value::Object(header).to_string();
+        // Spaces up to a multiple of 8 keep the data aligned.
+        header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+        Ok(Self { header, order })
     }
-    // Wide types first, so that every tensor is aligned to its element.
-    let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
-    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype().size_in_bytes()), *name));
-    let mut end = 0;
-    for &(name, tensor) in &order {
-        let dtype = format_name(tensor.dtype()).ok_or_else(|| {
-            Error::request(format!("tensor {name} has type {:?}, which is not saved", tensor.dtype()))
-        })?;
-        let begin = end;
-        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": tensor.dims(), "data_offsets": [begin, end]}));
+
+    /// The header's text.
+    pub fn header(&self) -> &str {
+        &self.header
     }
-    let mut header = Value::Object(header).to_string();
-    // Spaces up to a multiple of 8 keep the data aligned.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    replace(path, |file| {
+
+    /// Writes all of it; `path` is what errors name.
+    pub fn write(&self, path: &Path, file: &mut dyn Write) -> Result<()> {
         let written = |r: io::Result<()>| r.map_err(|e| Error::io(path, e));
-        written(file.write_all(&(header.len() as u64).to_le_bytes()))?;
-        written(file.write_all(header.as_bytes()))?;
-        for (_, tensor) in &order {
+        written(file.write_all(&(self.header.len() as u64).to_le_bytes()))?;
+        written(file.write_all(self.header.as_bytes()))?;
+        for (_, tensor) in &self.order {
             written(write_elements(file, tensor)?)?;
         }
         Ok(())
-    })
+    }
 }
 
 fn format_name(dtype: DType) -> Option<&'static str> {
@@ -99,7 +122,7 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> Result<io::Result<()>
 }
 
 /// Writes a file under a temporary name and renames it when it is complete.
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub(super) fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "is not the name of a file"))?;
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));

@@ -215,3 +215,32 @@ proptest! {
         fuzz_bodies::safetensors(&bytes);
     }
 }
+
+/// A LoRA of two layers, whose bytes are then changed: it is refused, or its products have the layers' shapes.
+#[test]
+fn damaged_loras_never_panic() {
+    let tensor = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let tensors = [
+        ("unet.mid.to_q.lora_A.weight", tensor(&[1, 3])),
+        ("unet.mid.to_q.lora_B.weight", tensor(&[2, 1])),
+        ("text_encoder.layers.0.q_proj.lora_A.weight", tensor(&[1, 2])),
+        ("text_encoder.layers.0.q_proj.lora_B.weight", tensor(&[2, 1])),
+    ];
+    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().map(|(name, t)| (name.to_owned(), t)).collect();
+    let text = r#"{"unet.r": 1, "unet.lora_alpha": 2.0}"#;
+    let metadata = BTreeMap::from([("lora_adapter_metadata".to_owned(), text.to_owned())]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    weights::save(&path, &tensors, &metadata).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(fuzz_bodies::lora(&bytes));
+    let mut fit = 0;
+    for at in 8..bytes.len() {
+        for value in [b'"', b'9', b' ', bytes[at] ^ 1] {
+            let mut copy = bytes.clone();
+            copy[at] = value;
+            fit += usize::from(fuzz_bodies::lora(&copy));
+        }
+    }
+    assert!(fit > 100 && fit < 3 * bytes.len(), "{fit}");
+}

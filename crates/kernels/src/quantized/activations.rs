@@ -4,10 +4,16 @@
 
 use super::vectors::{Level, Vectors, Work, dispatch};
 use crate::threads;
+use std::cell::Cell;
+
+thread_local! {
+    /// The last words, because fresh memory costs a page fault for every 4 KiB.
+    static WORDS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
 
 /// Rounded rows, in tiles of some rows each. A tile has its codes `(subs, 8, rows)`, four in a word; its scales
 /// `(subs, groups, rows)`; and the sums of what the codes stand for, `(subs, groups, rows)`, all in words. Rows after the last
-/// are 0.
+/// hold anything. Scales and sums are followed by zeros, up to eight sub-blocks.
 pub(super) struct Activations {
     words: Vec<u32>,
     subs: usize,
@@ -21,7 +27,8 @@ impl Activations {
         const PIECE: usize = 1 << 14; // words that are worth a task
         let (m, subs) = (x.len() / k, k / 32);
         let tile = tile_words(subs, groups, rows);
-        let mut words = vec![0; m.div_ceil(rows) * tile];
+        let mut words = WORDS.take();
+        words.resize(m.div_ceil(rows) * tile, 0);
         let tiles = PIECE.div_ceil(tile);
         threads::run_chunks(&mut words, tiles * tile, |index, words| {
             let x = &x[index * tiles * rows * k..];
@@ -44,8 +51,14 @@ impl Activations {
     }
 }
 
+impl Drop for Activations {
+    fn drop(&mut self) {
+        WORDS.set(std::mem::take(&mut self.words));
+    }
+}
+
 fn tile_words(subs: usize, groups: usize, rows: usize) -> usize {
-    subs * (8 + 2 * groups) * rows
+    (subs * 8 + 2 * groups * subs.next_multiple_of(8)) * rows
 }
 
 struct Round<'a> {
@@ -64,12 +77,15 @@ impl Work for Round<'_> {
         let tiles = words.chunks_exact_mut(tile_words(subs, groups, rows));
         for (x, words) in x.chunks(rows * k).zip(tiles) {
             let (codes, rest) = words.split_at_mut(subs * 8 * rows);
-            let (scales, sums) = rest.split_at_mut(subs * groups * rows);
+            let (scales, sums) = rest.split_at_mut(rest.len() / 2);
+            scales[subs * groups * rows..].fill(0);
+            sums[subs * groups * rows..].fill(0);
             for (row, x) in x.chunks_exact(k).enumerate() {
                 for (sub, x) in x.as_chunks::<32>().0.iter().enumerate() {
                     let block = rounded(x);
-                    for (word, four) in block.codes.as_chunks::<4>().0.iter().enumerate() {
-                        codes[(sub * 8 + word) * rows + row] = u32::from_le_bytes(*four);
+                    let codes = &mut codes[sub * 8 * rows..][..8 * rows];
+                    for (four, codes) in block.codes.as_chunks::<4>().0.iter().zip(codes.chunks_exact_mut(rows)) {
+                        codes[row] = u32::from_le_bytes(*four);
                     }
                     let [first, second] = block.sums;
                     let block_sums = if groups == 1 { [first + second, 0] } else { [first, second] };

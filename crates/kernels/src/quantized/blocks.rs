@@ -15,20 +15,12 @@ pub(super) trait Blocks {
     /// Whether all codes are below 128.
     const SMALL: bool;
 
-    /// The scales and offsets of the eight sub-blocks from `p` on, in one vector where these have one group, else in two.
+    /// The scales and offsets of the `count` sub-blocks from `p` on, in one vector where these have one group, else in two:
+    /// eight, or less where a block is a single one. Those after the last are 0.
     ///
     /// # Safety
-    /// Eight sub-blocks are readable there.
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2];
-
-    /// The scale and offset of a single sub-block. Blocks of eight are never asked.
-    ///
-    /// # Safety
-    /// A block is readable there.
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(_: V, _: *const u8) -> [f32; 2] {
-        [f32::NAN; 2]
-    }
+    /// So many sub-blocks are readable there.
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2];
 
     /// The codes of sub-block `j` from `p` on.
     ///
@@ -45,44 +37,27 @@ pub(super) unsafe fn read<T: Copy>(p: *const u8) -> T {
     unsafe { p.cast::<T>().read_unaligned() }
 }
 
-/// Scale of each of eight small blocks, and an offset of `zero` negative scales.
+/// Scale of each of some small blocks, and an offset of `zero` negative scales.
 ///
 /// # Safety
 /// The blocks are readable.
 #[inline(always)]
-unsafe fn around<V: Vectors>(v: V, p: *const u8, stride: usize, zero: f32) -> [[V::F; 2]; 2] {
+unsafe fn around<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize, zero: f32) -> [[V::F; 2]; 2] {
     // SAFETY: the caller's promise.
-    let d = unsafe { v.halves(p, stride) };
+    let d = unsafe { v.halves(p, stride, count) };
     let offset = v.mul(d, v.splat(-zero));
     [[d, d], [offset, offset]]
 }
 
-/// # Safety
-/// Two bytes are readable.
-#[inline(always)]
-unsafe fn around_one<V: Vectors>(v: V, p: *const u8, zero: f32) -> [f32; 2] {
-    // SAFETY: the caller's promise.
-    let d = v.half(u16::from_le(unsafe { read(p) }));
-    [d, -zero * d]
-}
-
-/// Scale and offset of each of eight small blocks, one after the other in each.
+/// Scale and offset of each of some small blocks, one after the other in each.
 ///
 /// # Safety
 /// The blocks are readable.
 #[inline(always)]
-unsafe fn both<V: Vectors>(v: V, p: *const u8, stride: usize) -> [[V::F; 2]; 2] {
+unsafe fn both<V: Vectors>(v: V, p: *const u8, stride: usize, count: usize) -> [[V::F; 2]; 2] {
     // SAFETY: the caller's promise.
-    let (d, offset) = unsafe { (v.halves(p, stride), v.halves(p.add(2), stride)) };
+    let (d, offset) = unsafe { (v.halves(p, stride, count), v.halves(p.add(2), stride, count)) };
     [[d, d], [offset, offset]]
-}
-
-/// # Safety
-/// Four bytes are readable.
-#[inline(always)]
-unsafe fn both_one<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-    // SAFETY: the caller's promise.
-    unsafe { [v.half(u16::from_le(read(p))), v.half(u16::from_le(read(p.add(2))))] }
 }
 
 /// Codes of 32 numbers in 16 bytes.
@@ -115,14 +90,9 @@ impl Blocks for Q4_0 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, 8.0) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { around_one(v, p, 8.0) }
+        unsafe { around(v, p, Self::BYTES, count, 8.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -143,14 +113,9 @@ impl Blocks for Q4_1 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { both(v, p, Self::BYTES) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { both_one(v, p) }
+        unsafe { both(v, p, Self::BYTES, count) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -171,14 +136,9 @@ impl Blocks for Q5_0 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, 16.0) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { around_one(v, p, 16.0) }
+        unsafe { around(v, p, Self::BYTES, count, 16.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -199,14 +159,9 @@ impl Blocks for Q5_1 {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { both(v, p, Self::BYTES) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { both_one(v, p) }
+        unsafe { both(v, p, Self::BYTES, count) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -227,14 +182,9 @@ impl Blocks for Q8_0 {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, 128.0) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { around_one(v, p, 128.0) }
+        unsafe { around(v, p, Self::BYTES, count, 128.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {
@@ -255,14 +205,9 @@ impl Blocks for Iq4Nl {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, count: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { around(v, p, Self::BYTES, 128.0) }
-    }
-    #[inline(always)]
-    unsafe fn scale<V: Vectors>(v: V, p: *const u8) -> [f32; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { around_one(v, p, 128.0) }
+        unsafe { around(v, p, Self::BYTES, count, 128.0) }
     }
     #[inline(always)]
     unsafe fn codes<V: Vectors>(v: V, p: *const u8, j: usize) -> V::B {

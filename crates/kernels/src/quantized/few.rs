@@ -58,50 +58,58 @@ impl<B: Blocks> Few<'_, B> {
             (codes.as_ptr().cast::<u8>(), scales.as_ptr().cast::<f32>(), sums.as_ptr().cast::<f32>())
         });
         let zero = v.splat(0.0);
-        for row in rows {
-            // SAFETY: each row of `w` and of the activations has `subs` sub-blocks; the others are the caller's promises.
-            unsafe {
-                let mut p = self.w.as_ptr().add(row * row_bytes);
-                let mut sums = [[zero; 2]; M]; // two, because one would wait for itself
-                let mut sub = 0;
-                while sub + 8 <= subs {
-                    let [scales, offsets] = B::scales(v, p);
-                    let mut both = [[0f32; 16]; M];
-                    for i in 0..M {
-                        for group in 0..B::GROUPS {
-                            let at = sub * B::GROUPS + 8 * group;
-                            let scale = v.mul(scales[group], v.floats(x[i].1.add(at)));
-                            v.store(both[i].as_mut_ptr().add(8 * group), scale);
-                            sums[i][group] = v.fma(offsets[group], v.floats(x[i].2.add(at)), sums[i][group]);
-                        }
-                    }
-                    for j in 0..8 {
-                        let codes = B::codes(v, p, j);
+        // Sums to add to in turn, because one would wait for itself; as many as registers allow.
+        let turns = if M == 1 { 4 } else { 2 };
+        for eight in rows.clone().step_by(8) {
+            let mut all = [[zero; 8]; M];
+            let eight = eight..rows.end.min(eight + 8);
+            for (lane, row) in eight.clone().enumerate() {
+                // SAFETY: each row of `w` and of the activations has `subs` sub-blocks, and these have scales and sums for a
+                // multiple of eight; the others are the caller's promises.
+                unsafe {
+                    let mut p = self.w.as_ptr().add(row * row_bytes);
+                    let mut sums = [[zero; 4]; M];
+                    for sub in (0..subs).step_by(8) {
+                        let count = 8.min(subs - sub);
+                        let [scales, offsets] = B::scales(v, p, count);
+                        let mut both = [[0f32; 16]; M];
                         for i in 0..M {
-                            let dot = v.dot(codes, v.load(x[i].0.add((sub + j) * 32)), B::SMALL);
-                            let scale = both[i].as_ptr().add(j * B::GROUPS);
-                            let scale = if B::GROUPS == 1 { v.splat(*scale) } else { v.two(scale) };
-                            sums[i][j % 2] = v.fma(dot, scale, sums[i][j % 2]);
+                            for group in 0..B::GROUPS {
+                                let at = sub * B::GROUPS + 8 * group;
+                                let scale = v.mul(scales[group], v.floats(x[i].1.add(at)));
+                                v.store(both[i].as_mut_ptr().add(8 * group), scale);
+                                sums[i][group] = v.fma(offsets[group], v.floats(x[i].2.add(at)), sums[i][group]);
+                            }
                         }
+                        // Through memory, from where a lane is spread for nothing; shuffles would be the bottleneck.
+                        let both = std::hint::black_box(&both);
+                        for j in 0..8 {
+                            if j == count {
+                                break;
+                            }
+                            let codes = B::codes(v, p, j);
+                            for i in 0..M {
+                                let dot = v.dot(codes, v.load(x[i].0.add((sub + j) * 32)), B::SMALL);
+                                let scale = both[i].as_ptr().add(j * B::GROUPS);
+                                let scale = if B::GROUPS == 1 { v.splat(*scale) } else { v.two(scale) };
+                                sums[i][j % turns] = v.fma(dot, scale, sums[i][j % turns]);
+                            }
+                        }
+                        p = p.add(8 / B::SUBS * B::BYTES);
                     }
-                    sub += 8;
-                    p = p.add(8 / B::SUBS * B::BYTES);
-                }
-                let mut rest = [0f32; M];
-                while sub < subs {
-                    let [scale, offset] = B::scale(v, p);
-                    let codes = B::codes(v, p, 0);
                     for i in 0..M {
-                        let dot = v.dot(codes, v.load(x[i].0.add(sub * 32)), B::SMALL);
-                        sums[i][0] = v.fma(dot, v.splat(scale * *x[i].1.add(sub)), sums[i][0]);
-                        rest[i] += offset * *x[i].2.add(sub);
+                        let [a, b, c, d] = sums[i];
+                        all[i][lane] = v.add(v.add(a, c), v.add(b, d));
                     }
-                    sub += 1;
-                    p = p.add(B::BYTES);
                 }
-                for i in 0..M {
-                    let sum = v.sum(v.add(sums[i][0], sums[i][1])) + rest[i];
-                    self.out.data.add((first + i) * self.out.stride + row).write(sum);
+            }
+            for (i, all) in all.iter().enumerate() {
+                let mut sums = [0f32; 8];
+                // SAFETY: the outputs lie in rows and columns that there are, and only this task writes there.
+                unsafe {
+                    v.store(sums.as_mut_ptr(), v.sums(*all));
+                    let to = self.out.data.add((first + i) * self.out.stride + eight.start);
+                    std::ptr::copy_nonoverlapping(sums.as_ptr(), to, eight.len());
                 }
             }
         }

@@ -54,39 +54,66 @@ impl Few<'_> {
         let (k, bytes) = (self.k, if KIND == 32 { 4 } else { 2 });
         assert!(rows.end * k * bytes <= self.w.len() && rows.end <= self.out.columns);
         let x: [&[f32]; M] = std::array::from_fn(|i| &self.x[(first + i) * k..][..k]);
-        for row in rows {
-            let w = &self.w[row * k * bytes..][..k * bytes];
-            let mut sums = [[v.splat(0.0); 2]; M]; // two, because one would wait for itself
-            let mut rest = [0f32; M];
-            // SAFETY: eight numbers at a time while there are so many; row and column of the output are asserted, and only
-            // this task writes there.
-            unsafe {
-                for at in (0..k / 8 * 8).step_by(8) {
-                    let p = w.as_ptr().add(at * bytes);
-                    let w = match KIND {
-                        16 => v.half_floats(p),
-                        17 => v.upper_halves(p),
-                        _ => v.floats(p.cast()),
-                    };
-                    for i in 0..M {
-                        let sum = &mut sums[i][at / 8 % 2];
-                        *sum = v.fma(w, v.floats(x[i].as_ptr().add(at)), *sum);
+        // Sums to add to in turn, because one would wait for itself; as many as registers allow.
+        let turns = if M == 1 { 4 } else { 2 };
+        for eight in rows.clone().step_by(8) {
+            let eight = eight..rows.end.min(eight + 8);
+            let mut all = [[v.splat(0.0); 8]; M];
+            let mut rest = [[0f32; 8]; M];
+            for (lane, row) in eight.clone().enumerate() {
+                let w = &self.w[row * k * bytes..][..k * bytes];
+                let mut sums = [[v.splat(0.0); 4]; M];
+                let mut at = 0;
+                while at + 8 * turns <= k {
+                    for turn in 0..turns {
+                        // SAFETY: so many numbers are left in both rows.
+                        unsafe {
+                            let w = wide::<V, KIND>(v, w.as_ptr().add((at + 8 * turn) * bytes));
+                            for i in 0..M {
+                                sums[i][turn] = v.fma(w, v.floats(x[i].as_ptr().add(at + 8 * turn)), sums[i][turn]);
+                            }
+                        }
                     }
+                    at += 8 * turns;
                 }
-                for at in k / 8 * 8..k {
+                for at in at..k {
                     let mut one = [0f32];
                     here(self.format, &w[at * bytes..][..bytes], &mut one);
                     for i in 0..M {
-                        rest[i] += one[0] * x[i][at];
+                        rest[i][lane] += one[0] * x[i][at];
                     }
                 }
                 for i in 0..M {
-                    let sum = v.sum(v.add(sums[i][0], sums[i][1])) + rest[i];
-                    self.out.data.add((first + i) * self.out.stride + row).write(sum);
+                    let [a, b, c, d] = sums[i];
+                    all[i][lane] = v.add(v.add(a, c), v.add(b, d));
+                }
+            }
+            for (i, (all, rest)) in all.iter().zip(&mut rest).enumerate() {
+                // SAFETY: row and columns of the output are asserted, and only this task writes there.
+                unsafe {
+                    v.store(rest.as_mut_ptr(), v.add(v.sums(*all), v.floats(rest.as_ptr())));
+                    let to = self.out.data.add((first + i) * self.out.stride + eight.start);
+                    std::ptr::copy_nonoverlapping(rest.as_ptr(), to, eight.len());
                 }
             }
         }
         M
+    }
+}
+
+/// Eight numbers as floats; `KIND` as above.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn wide<V: Vectors, const KIND: u32>(v: V, p: *const u8) -> V::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match KIND {
+            16 => v.half_floats(p),
+            17 => v.upper_halves(p),
+            _ => v.floats(p.cast()),
+        }
     }
 }
 

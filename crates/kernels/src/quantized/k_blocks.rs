@@ -57,7 +57,7 @@ impl Blocks for Q2K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (bytes, d, d_offset) =
@@ -85,7 +85,7 @@ impl Blocks for Q3K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (low, high) = (u64::from_le(read(p.add(96))), u32::from_le(read(p.add(104))));
@@ -116,7 +116,7 @@ impl Blocks for Q4K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe { k_scales(v, p) }
     }
@@ -136,7 +136,7 @@ impl Blocks for Q5K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe { k_scales(v, p) }
     }
@@ -159,7 +159,7 @@ impl Blocks for Q6K {
     const SMALL: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let d = v.splat(half_at(v, p.add(208)));
@@ -187,7 +187,7 @@ impl Blocks for Iq4Xs {
     const SMALL: bool = false;
 
     #[inline(always)]
-    unsafe fn scales<V: Vectors>(v: V, p: *const u8) -> [[V::F; 2]; 2] {
+    unsafe fn scales<V: Vectors>(v: V, p: *const u8, _: usize) -> [[V::F; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (d, high, low) = (half_at(v, p), u16::from_le(read(p.add(2))), u32::from_le(read(p.add(4))));

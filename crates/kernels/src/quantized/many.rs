@@ -51,7 +51,11 @@ impl<B: Blocks> Work for Many<'_, B> {
             }
             for tile in 0..self.x.tiles() {
                 let (x_codes, x_scales, x_sums) = self.x.tile(tile);
-                assert!(x_codes.len() == subs * 8 * V::ROWS && x_sums.len() == subs * B::GROUPS * V::ROWS);
+                assert!(
+                    x_codes.len() == subs * 8 * V::ROWS
+                        && x_scales.len() == x_sums.len()
+                        && x_sums.len() >= subs * B::GROUPS * V::ROWS
+                );
                 for (panel, first) in rows.clone().step_by(V::LANES).enumerate() {
                     let mut products = [0f32; MAX_TILE];
                     let arguments = Tile {
@@ -110,16 +114,10 @@ impl<B: Blocks> Many<'_, B> {
                     // SAFETY: `count` sub-blocks of the row begin here, all of one block unless blocks are single ones.
                     unsafe {
                         let p = start.add(skip);
-                        if count == 8 {
-                            let [scale, offset] = B::scales(v, p);
-                            for group in 0..B::GROUPS {
-                                v.store(s.as_mut_ptr().add(8 * group), scale[group]);
-                                v.store(o.as_mut_ptr().add(8 * group), offset[group]);
-                            }
-                        } else {
-                            for j in 0..count {
-                                [s[j], o[j]] = B::scale(v, p.add(j * B::BYTES));
-                            }
+                        let [scale, offset] = B::scales(v, p, count);
+                        for group in 0..B::GROUPS {
+                            v.store(s.as_mut_ptr().add(8 * group), scale[group]);
+                            v.store(o.as_mut_ptr().add(8 * group), offset[group]);
                         }
                     }
                     for j in 0..count * B::GROUPS {

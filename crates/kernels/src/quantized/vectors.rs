@@ -113,11 +113,11 @@ pub(super) trait Vectors: Copy {
     fn signed(self, bytes: u64) -> Self::F;
     /// An f16.
     fn half(self, bits: u16) -> f32;
-    /// Eight f16, `stride` bytes apart.
+    /// Up to eight f16, `stride` bytes apart, then zeros.
     ///
     /// # Safety
     /// They are readable.
-    unsafe fn halves(self, p: *const u8, stride: usize) -> Self::F;
+    unsafe fn halves(self, p: *const u8, stride: usize, count: usize) -> Self::F;
     /// All lanes equal to `x`.
     fn splat(self, x: f32) -> Self::F;
     /// The first float in the first four lanes, the next in the others.
@@ -151,8 +151,8 @@ pub(super) trait Vectors: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// Sum of the lanes, in a fixed order.
-    fn sum(self, a: Self::F) -> f32;
+    /// Sums of the lanes of eight vectors, added in a fixed order.
+    fn sums(self, a: [Self::F; 8]) -> Self::F;
 
     /// The product of a panel of weights and a tile of activations: for each sub-block and group, the products of codes,
     /// added, times both scales, plus the offset times the activations' sum.
@@ -269,9 +269,13 @@ impl Vectors for Portable {
         half(bits)
     }
     #[inline(always)]
-    unsafe fn halves(self, p: *const u8, stride: usize) -> [f32; 8] {
-        // SAFETY: the caller vouches for eight of them.
-        std::array::from_fn(|i| half(u16::from_le_bytes(unsafe { p.add(i * stride).cast::<[u8; 2]>().read() })))
+    unsafe fn halves(self, p: *const u8, stride: usize, count: usize) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        for (i, out) in out.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller vouches for so many.
+            *out = half(u16::from_le_bytes(unsafe { p.add(i * stride).cast::<[u8; 2]>().read() }));
+        }
+        out
     }
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; 8] {
@@ -296,7 +300,7 @@ impl Vectors for Portable {
     #[inline(always)]
     unsafe fn half_floats(self, p: *const u8) -> [f32; 8] {
         // SAFETY: the caller vouches for 16 bytes.
-        unsafe { self.halves(p, 2) }
+        unsafe { self.halves(p, 2, 8) }
     }
     #[inline(always)]
     unsafe fn upper_halves(self, p: *const u8) -> [f32; 8] {
@@ -317,9 +321,8 @@ impl Vectors for Portable {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
-    fn sum(self, a: [f32; 8]) -> f32 {
-        let [a, b, c, d] = std::array::from_fn(|i| a[i] + a[i + 4]);
-        (a + c) + (b + d)
+    fn sums(self, a: [[f32; 8]; 8]) -> [f32; 8] {
+        a.map(|a| ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])))
     }
     #[inline(always)]
     unsafe fn tile(self, t: Tile) {

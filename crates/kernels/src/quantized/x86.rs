@@ -126,11 +126,18 @@ impl<const VNNI: bool> Vectors for X86<VNNI> {
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
     }
     #[inline(always)]
-    unsafe fn halves(self, p: *const u8, stride: usize) -> __m256 {
-        // SAFETY: the caller vouches for eight of them.
+    unsafe fn halves(self, p: *const u8, stride: usize, count: usize) -> __m256 {
+        // SAFETY: the caller vouches for so many.
         unsafe {
             let at = |i: usize| p.add(i * stride).cast::<i16>().read_unaligned();
-            _mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))
+            if count == 8 {
+                return _mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)));
+            }
+            let mut words = [0u64; 2];
+            for i in 0..count {
+                words[i / 4] |= u64::from(at(i) as u16) << (i % 4 * 16);
+            }
+            _mm256_cvtph_ps(_mm_set_epi64x(words[1] as i64, words[0] as i64))
         }
     }
     #[inline(always)]
@@ -178,11 +185,13 @@ impl<const VNNI: bool> Vectors for X86<VNNI> {
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
-    fn sum(self, a: __m256) -> f32 {
+    fn sums(self, a: [__m256; 8]) -> __m256 {
         unsafe {
-            let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
+            let first = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+            let last = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
+            // Each half has four sums of half the lanes.
+            let low = _mm256_permute2f128_ps::<0x20>(first, last);
+            _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(first, last))
         }
     }
     #[inline(always)]

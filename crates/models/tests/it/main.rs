@@ -6,6 +6,8 @@ mod clip_vision;
 mod decoder;
 mod decoder_config;
 mod decoder_gguf;
+mod encoder;
+mod encoder_decoder;
 mod fixture;
 mod image_classifier;
 mod patch_discriminator;

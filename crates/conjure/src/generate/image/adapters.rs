@@ -6,7 +6,7 @@ use crate::image_file::Recipe;
 use crate::image_file::recipe::{Input, WeightedInput};
 use crate::tokens::LearnedToken;
 use conjure_core::weights::Lora;
-use conjure_core::{DType, Device, Error, Result, Tensor};
+use conjure_core::{DType, Error, Result, Tensor};
 use conjure_models::stable_diffusion::StableDiffusion;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -127,6 +127,7 @@ impl Pipeline {
             digest,
         } = self;
         let mut config = model.config().clone();
+        let device = model.device().clone();
         // The memory of the weights is given back before they are read again.
         drop(model);
 
@@ -173,7 +174,7 @@ impl Pipeline {
                 sources = sources.with_token_rows(component, Tensor::cat(&rows, 0)?)?;
             }
         }
-        let model = StableDiffusion::load(&config, &sources, DType::F32, &Device::Cpu)?;
+        let model = StableDiffusion::load(&config, &sources, DType::F32, &device)?;
         Ok(Self { model, sources, tokenizers, adapters: recorded, scheduler, path, tokenizer_path, file, digest })
     }
 }

@@ -30,7 +30,13 @@ impl Inputs {
     ///
     /// # Errors
     /// A file that cannot be read, or noise of another shape.
-    pub fn read(request: &ImageRequest, size: (usize, usize), latent_channels: usize, factor: usize) -> Result<Self> {
+    pub fn read(
+        request: &ImageRequest,
+        size: (usize, usize),
+        latent_channels: usize,
+        factor: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let init = request.init.as_deref().map(Picture::read).transpose()?;
         let mask = request.mask.as_deref().map(Mask::read).transpose()?;
         let own = match &init {
@@ -51,9 +57,9 @@ impl Inputs {
             width,
             height,
             latent,
-            init: init.map(|picture| pixels::to_tensor(&picture.resized(width, height)?)).transpose()?,
-            mask: mask.map(|mask| mask_values(&mask.resized(width, height)?)).transpose()?,
-            noise: request.noise.as_deref().map(|path| read_noise(path, request.batch, latent)).transpose()?,
+            init: init.map(|picture| pixels::to_tensor(&picture.resized(width, height)?, device)).transpose()?,
+            mask: mask.map(|mask| mask_values(&mask.resized(width, height)?, device)).transpose()?,
+            noise: request.noise.as_deref().map(|path| read_noise(path, request.batch, latent, device)).transpose()?,
         })
     }
 }
@@ -63,13 +69,13 @@ fn whole_eights(pixels: usize) -> usize {
 }
 
 /// 1 where the mask is at least half bright, else 0, as diffusers cuts it.
-fn mask_values(mask: &Mask) -> Result<Tensor> {
+fn mask_values(mask: &Mask, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = mask.values.iter().map(|value| if *value >= 128 { 1.0 } else { 0.0 }).collect();
-    Ok(Tensor::from_vec(values, (1, 1, mask.height, mask.width), &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, (1, 1, mask.height, mask.width), device)?)
 }
 
 /// The one tensor of a file, of this shape; a first dimension of 1 is repeated for a batch.
-fn read_noise(path: &Path, batch: usize, item: [usize; 3]) -> Result<Tensor> {
+fn read_noise(path: &Path, batch: usize, item: [usize; 3], device: &Device) -> Result<Tensor> {
     let shape = [&[batch], &item[..]].concat();
     let source = weights::open(path)?;
     let infos = source.infos();
@@ -90,14 +96,14 @@ fn read_noise(path: &Path, batch: usize, item: [usize; 3]) -> Result<Tensor> {
     if noise.flatten_all()?.to_vec1::<f32>()?.iter().any(|v| !v.is_finite()) {
         return Err(Error::file(path, "the noise holds values that are not finite numbers"));
     }
-    Ok(noise.broadcast_as(shape)?.contiguous()?)
+    Ok(noise.broadcast_as(shape)?.contiguous()?.to_device(device)?)
 }
 
 /// The mask at the resolution of latents, `(1, 1, height / factor, width / factor)`: each takes the pixel at its upper
 /// left corner, as PyTorch's nearest interpolation does.
 pub(super) fn latent_mask(mask: &Tensor, factor: usize) -> Result<Tensor> {
     let (_, _, height, width) = mask.dims4()?;
-    let corner = |count: usize| Tensor::from_iter((0..count / factor).map(|i| (i * factor) as u32), &Device::Cpu);
+    let corner = |count: usize| Tensor::from_iter((0..count / factor).map(|i| (i * factor) as u32), mask.device());
     Ok(mask.index_select(&corner(height)?, 2)?.index_select(&corner(width)?, 3)?)
 }
 
@@ -108,7 +114,7 @@ mod tests {
 
     #[test]
     fn masks_are_cut_at_half_brightness() {
-        let mask = mask_values(&Mask { width: 2, height: 2, values: vec![255, 127, 128, 0] }).unwrap();
+        let mask = mask_values(&Mask { width: 2, height: 2, values: vec![255, 127, 128, 0] }, &Device::Cpu).unwrap();
         assert_eq!(mask.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1.0, 0.0, 1.0, 0.0]);
     }
 
@@ -127,10 +133,10 @@ mod tests {
         let tensor = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((1, 4, 2, 2)).unwrap();
         let tensors = BTreeMap::from([("x".to_owned(), tensor)]);
         weights::save(&path, &tensors, &BTreeMap::new()).unwrap();
-        let noise = read_noise(&path, 2, [4, 2, 2]).unwrap();
+        let noise = read_noise(&path, 2, [4, 2, 2], &Device::Cpu).unwrap();
         assert_eq!(noise.dims(), [2, 4, 2, 2]);
         assert_eq!(noise.get(0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[5], 5.0);
-        let error = read_noise(&path, 1, [4, 3, 2]).unwrap_err();
+        let error = read_noise(&path, 1, [4, 3, 2], &Device::Cpu).unwrap_err();
         assert!(error.to_string().ends_with("the noise has shape [1, 4, 2, 2], this request needs [1, 4, 3, 2]"));
         assert_eq!(error.exit_code(), 2);
     }

@@ -30,7 +30,7 @@ impl Job<'_> {
         on_event: &mut dyn FnMut(Event) -> Control,
         each: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let mut draws = Draws::new(self.request.rng, self.seed);
+        let mut draws = Draws::new(self.request.rng, self.seed, self.pipeline.model.device());
         let start = Start::new(self, plan, &mut draws)?;
         let batch = self.request.batch;
         let (height, width) = (self.inputs.height as f32, self.inputs.width as f32);

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// What a recipe calls the built-in model.
-pub const BUILT_IN: &str = "built-in tiny";
+pub const BUILT_IN: &str = "built-in";
 
 /// A model's configs and where its weights lie; no memory is taken for weights yet.
 pub(crate) struct Opened {
@@ -62,11 +62,20 @@ impl Pipeline {
     /// What [`Error::File`] and [`Error::Request`] say about a model that is missing, damaged, incomplete or inconsistent,
     /// before memory is taken for its weights.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
+        Self::open_on(path, tokenizer, &Device::Cpu)
+    }
+
+    /// As [`Pipeline::open`], to be computed on `device`. Random numbers are drawn on the CPU in any case: pictures differ
+    /// between devices by roundings only.
+    ///
+    /// # Errors
+    /// As for [`Pipeline::open`]; the device refuses memory.
+    pub fn open_on(path: &Path, tokenizer: Option<&Path>, device: &Device) -> Result<Self> {
         let Opened { config, sources } = Opened::new(path)?;
         let tokenizers = open_tokenizers(path, tokenizer, &config)?;
         let scheduler =
             scheduler(&config).map_err(|error| in_folder(&path.join("scheduler/scheduler_config.json"), error))?;
-        let model = StableDiffusion::load(&config, &sources, DType::F32, &Device::Cpu)?;
+        let model = StableDiffusion::load(&config, &sources, DType::F32, device)?;
         Ok(Self {
             tokenizers,
             model,
@@ -84,12 +93,12 @@ impl Pipeline {
     ///
     /// # Errors
     /// There is no model of this name; those of [`Pipeline::open`].
-    pub fn shipped(name: &str) -> Result<Self> {
+    pub fn shipped(name: &str, device: &Device) -> Result<Self> {
         let folder = shipped(name).ok_or_else(|| {
             Error::request(format!("the model {name} that comes with conjure is not there"))
                 .with_help("keep the folder models/ beside the program, or set CONJURE_MODELS to where it is")
         })?;
-        Ok(Self { path: format!("{SHIPPED}{name}"), ..Self::open(&folder, None)? })
+        Ok(Self { path: format!("{SHIPPED}{name}"), ..Self::open_on(&folder, None, device)? })
     }
 
     /// The built-in model: the real architecture at its smallest, with random weights. Its pictures are noise.
@@ -97,17 +106,25 @@ impl Pipeline {
     /// # Errors
     /// None that a user can cause.
     pub fn tiny(seed: u64) -> Result<Self> {
+        Self::tiny_on(seed, &Device::Cpu)
+    }
+
+    /// As [`Pipeline::tiny`], to be computed on `device`.
+    ///
+    /// # Errors
+    /// The device refuses memory.
+    pub fn tiny_on(seed: u64, device: &Device) -> Result<Self> {
         let config = tiny::config();
         let sources = tiny::sources(&config, seed)?;
         Ok(Self {
             tokenizers: Tokenizers { first: ClipTokenizer::tiny(), second: None },
-            model: StableDiffusion::load(&config, &sources, DType::F32, &Device::Cpu)?,
+            model: StableDiffusion::load(&config, &sources, DType::F32, device)?,
             scheduler: scheduler(&config)?,
             sources,
             path: BUILT_IN.to_owned(),
             file: None,
             tokenizer_path: None,
-            digest: OnceLock::from(format!("{BUILT_IN} {} seed {seed}", env!("CARGO_PKG_VERSION"))),
+            digest: OnceLock::from(format!("built-in tiny {} seed {seed}", env!("CARGO_PKG_VERSION"))),
             adapters: Recorded::default(),
         })
     }

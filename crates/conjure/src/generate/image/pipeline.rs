@@ -21,6 +21,13 @@ use std::sync::OnceLock;
 /// What happens during a run.
 #[derive(Debug)]
 pub enum Event {
+    /// Work on a candidate begins.
+    Candidate {
+        /// Which, from 0.
+        candidate: usize,
+        /// Number of candidates.
+        of: usize,
+    },
     /// What is being done beside the steps, for people.
     Stage(&'static str),
     /// So many of all steps are done; 0 when they begin.
@@ -98,7 +105,7 @@ impl Pipeline {
     fn work(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
         request.validate()?;
         self.check(request)?;
-        let upscaler = request.upscale.map(|_| Upscaler::shipped()).transpose()?;
+        let upscaler = request.upscale.map(|_| Upscaler::shipped(self.model.device())).transpose()?;
         if let (Some(upscaler), Some(wanted)) = (&upscaler, &request.upscaler)
             && upscaler.digest() != wanted
         {
@@ -109,11 +116,13 @@ impl Pipeline {
 
         // 1. What the request names: files, and the model's own choices where it names nothing.
         let vae = &self.model.config().vae;
-        let inputs = Inputs::read(request, self.size(), vae.latent_channels, vae.downscale())?;
+        let inputs = Inputs::read(request, self.size(), vae.latent_channels, vae.downscale(), self.model.device())?;
         let plan = self.plan(request, request.steps)?;
         let guidance = Guidance::new(request.guidance, request.guidance_rescale)?;
         let size = (inputs.width, inputs.height);
-        memory::check(self.model.config(), request, size, self.guided(&guidance), memory::free())?;
+        // A GPU has memory of its own, and says itself when that is full.
+        let free = if self.model.device().is_cpu() { memory::free() } else { None };
+        memory::check(self.model.config(), request, size, self.guided(&guidance), free)?;
 
         // 2. Words.
         tell(on_event, Event::Stage("reading the prompt"))?;

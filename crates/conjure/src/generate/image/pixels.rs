@@ -4,11 +4,9 @@ use crate::image_file::Picture;
 use conjure_core::{DType, Device, Error, Result, Tensor};
 
 /// A picture as the autoencoder takes it: `(1, 3, height, width)` in -1 to 1.
-pub(crate) fn to_tensor(picture: &Picture) -> Result<Tensor> {
+pub(crate) fn to_tensor(picture: &Picture, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = picture.rgb.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
-    Ok(Tensor::from_vec(values, (1, picture.height, picture.width, 3), &Device::Cpu)?
-        .permute((0, 3, 1, 2))?
-        .contiguous()?)
+    Ok(Tensor::from_vec(values, (1, picture.height, picture.width, 3), device)?.permute((0, 3, 1, 2))?.contiguous()?)
 }
 
 /// Pictures from what the autoencoder gives: `(batch, 3, height, width)` in -1 to 1, clamped.
@@ -68,7 +66,7 @@ mod tests {
     fn bytes_survive_the_way_there_and_back() {
         let rgb: Vec<u8> = (0..=254).chain([255; 3]).cycle().take(2 * 43 * 3).collect();
         let picture = Picture::new(2, 43, rgb.clone()).unwrap();
-        let tensor = to_tensor(&picture).unwrap();
+        let tensor = to_tensor(&picture, &Device::Cpu).unwrap();
         assert_eq!(tensor.dims(), [1, 3, 43, 2]);
         assert_eq!(to_pictures(&tensor).unwrap()[0].rgb, rgb);
     }

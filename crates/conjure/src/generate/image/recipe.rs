@@ -1,11 +1,12 @@
 //! Between a request and the recipe that a picture carries.
 
+use super::best_of::Choice;
 use super::job::Job;
 use super::request::ImageRequest;
 use crate::image_file::Recipe;
 use crate::image_file::recipe::{FORMAT, Input, Model};
 use conjure_core::sampling::Plan;
-use conjure_core::{Error, Result};
+use conjure_core::{DeviceName, Error, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,15 @@ impl Job<'_> {
         if let (Some(factor), Some(digest)) = (request.upscale, upscaler) {
             settings.insert("upscale".into(), json!(factor));
             settings.insert("upscaler".into(), json!(digest));
+        }
+        if let Some(Choice { of, candidate, judge }) = &request.chosen {
+            settings.insert("best-of".into(), json!(of));
+            settings.insert("candidate".into(), json!(candidate));
+            settings.insert("judge".into(), json!(judge));
+        }
+        let device = self.pipeline.model.device();
+        if !device.is_cpu() {
+            settings.insert("device".into(), json!(DeviceName::of(device).to_string()));
         }
         Ok(Recipe {
             format: FORMAT,
@@ -86,6 +96,7 @@ impl ImageRequest {
             noise: unchanged(recipe.noise.as_ref())?,
             ..Self::default()
         };
+        let mut chosen = Choice { of: 0, candidate: 0, judge: String::new() };
         for (name, value) in &recipe.settings {
             match (name.as_str(), value, value.as_f64(), value.as_u64()) {
                 ("eta", _, Some(eta), _) => request.eta = eta,
@@ -93,6 +104,11 @@ impl ImageRequest {
                 ("tiled", Value::Bool(tiled), ..) => request.tiled = *tiled,
                 ("upscale", _, _, Some(factor)) => request.upscale = Some(factor as usize),
                 ("upscaler", Value::String(digest), ..) => request.upscaler = Some(digest.clone()),
+                ("best-of", _, _, Some(count)) => chosen.of = count as usize,
+                ("candidate", _, _, Some(candidate)) => chosen.candidate = candidate as usize,
+                ("judge", Value::String(digest), ..) => chosen.judge = digest.clone(),
+                // Where it was computed rounds the picture, and does not choose it.
+                ("device", Value::String(_), ..) => {}
                 _ => {
                     let message =
                         format!("the recipe has the setting {name} = {value}, which this version does not know");
@@ -100,6 +116,7 @@ impl ImageRequest {
                 }
             }
         }
+        request.chosen = (chosen.of > 0).then_some(chosen);
         request.validate()?;
         if recipe.index >= recipe.batch {
             let message = format!("the recipe is for picture {} of {}", recipe.index + 1, recipe.batch);

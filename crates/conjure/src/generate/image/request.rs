@@ -1,5 +1,6 @@
 //! What can be asked of the pipeline, and what is refused before work begins.
 
+use super::best_of::Choice;
 use super::upscale::FACTORS;
 use conjure_core::rng::Mode;
 use conjure_core::sampling::{Guidance, Sampler, Schedule};
@@ -68,6 +69,8 @@ pub struct ImageRequest {
     pub upscale: Option<usize>,
     /// Digest that the network for that must have; `None` takes the one there is.
     pub upscaler: Option<String>,
+    /// How the seed was chosen, for the recipe.
+    pub chosen: Option<Choice>,
 }
 
 /// Which pictures a strip is made of.
@@ -105,6 +108,7 @@ impl Default for ImageRequest {
             tiled: false,
             upscale: None,
             upscaler: None,
+            chosen: None,
         }
     }
 }

@@ -11,22 +11,24 @@ use conjure_core::{Device, Result, Shape, Tensor};
 pub(super) struct Draws {
     first: Box<dyn Generator>,
     later: Option<Box<dyn Generator>>,
+    /// Where the numbers are used; they are drawn on the CPU.
+    device: Device,
 }
 
 impl Draws {
     /// As `mode` draws for `seed`.
-    pub fn new(mode: Mode, seed: u64) -> Self {
-        Self { first: rng::generator(mode, seed), later: rng::sampler_generator(mode, seed) }
+    pub fn new(mode: Mode, seed: u64, device: &Device) -> Self {
+        Self { first: rng::generator(mode, seed), later: rng::sampler_generator(mode, seed), device: device.clone() }
     }
 
     /// Unit noise before the first step.
     pub fn first(&mut self, shape: impl Into<Shape>) -> Result<Tensor> {
-        rng::randn(&mut *self.first, shape, &Device::Cpu)
+        rng::randn(&mut *self.first, shape, &self.device)
     }
 
     /// Unit noise that a sampler adds on its way.
     pub fn later(&mut self, shape: &Shape) -> Result<Tensor> {
-        rng::randn(&mut **self.later.as_mut().unwrap_or(&mut self.first), shape.clone(), &Device::Cpu)
+        rng::randn(&mut **self.later.as_mut().unwrap_or(&mut self.first), shape.clone(), &self.device)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::digest::model_digest;
 use crate::image_file::Picture;
 use crate::model_folder;
 use crate::{Error, Result};
+use conjure_core::Device;
 use conjure_core::probe::NoProbe;
 use conjure_models::super_resolution::{SuperResolution, SuperResolutionConfig};
 use std::path::Path;
@@ -19,28 +20,30 @@ pub const FACTORS: [usize; 2] = [2, 4];
 pub struct Upscaler {
     model: SuperResolution,
     digest: String,
+    device: Device,
 }
 
 impl Upscaler {
-    /// Opens a folder with `config.json` and weights, as the objective `super_resolution` exports it.
+    /// Opens a folder with `config.json` and weights, as the objective `super_resolution` exports it, for `device`.
     ///
     /// # Errors
     /// A folder that holds no such network.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, SuperResolutionConfig::from_json)?;
-        Ok(Self { model: SuperResolution::new(&params, &config)?, digest: model_digest(folder)? })
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let (config, params) = model_folder::open(folder, SuperResolutionConfig::from_json, device)?;
+        let model = SuperResolution::new(&params, &config)?;
+        Ok(Self { model, digest: model_digest(folder)?, device: device.clone() })
     }
 
-    /// The network that comes with Conjure.
+    /// The network that comes with Conjure, for `device`.
     ///
     /// # Errors
     /// It is not there.
-    pub fn shipped() -> Result<Self> {
+    pub fn shipped(device: &Device) -> Result<Self> {
         let folder = shipped(UPSCALER).ok_or_else(|| {
             Error::request("the network that makes pictures bigger is not there")
                 .with_help("keep the folder models/ beside the program, or set CONJURE_MODELS to where it is")
         })?;
-        Self::open(&folder)
+        Self::open(&folder, device)
     }
 
     /// What identifies the network.
@@ -56,7 +59,7 @@ impl Upscaler {
         let step = self.model.config().scale;
         let (mut larger, mut done) = (picture.clone(), 1);
         while done < factor {
-            let pixels = self.model.forward(&to_tensor(&larger)?, &mut NoProbe)?;
+            let pixels = self.model.forward(&to_tensor(&larger, &self.device)?, &mut NoProbe)?;
             larger = to_pictures(&pixels)?.pop().ok_or_else(|| Error::failure("super-resolution gave no picture"))?;
             done *= step;
         }
@@ -70,15 +73,15 @@ impl Upscaler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use conjure_core::DType;
     use conjure_core::weights::Params;
-    use conjure_core::{DType, Device};
 
     /// Whose last layer is drawn at random, so that pictures come out changed but of the right size.
     fn untrained(scale: usize) -> Upscaler {
         let config =
             SuperResolutionConfig { num_feat: 8, num_grow_ch: 4, num_block: 1, ..SuperResolutionConfig::small(scale) };
         let model = SuperResolution::new(&Params::seeded(1, DType::F32, &Device::Cpu), &config).unwrap();
-        Upscaler { model, digest: String::new() }
+        Upscaler { model, digest: String::new(), device: Device::Cpu }
     }
 
     #[test]
@@ -95,8 +98,8 @@ mod tests {
     #[test]
     fn a_folder_without_the_network_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Upscaler::open(folder.path()).is_err());
+        assert!(Upscaler::open(folder.path(), &Device::Cpu).is_err());
         std::fs::write(folder.path().join("config.json"), r#"{ "model_type": "clip" }"#).unwrap();
-        assert!(Upscaler::open(folder.path()).err().unwrap().to_string().contains("config.json"));
+        assert!(Upscaler::open(folder.path(), &Device::Cpu).err().unwrap().to_string().contains("config.json"));
     }
 }

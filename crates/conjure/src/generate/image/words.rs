@@ -4,7 +4,7 @@ use super::request::ImageRequest;
 use crate::tokens::ClipTokenizer;
 use crate::tokens::prompt::{Chunk, Prompt, apply_weights, ids_tensor};
 use conjure_core::probe::NoProbe;
-use conjure_core::{Device, Result, Tensor};
+use conjure_core::{Result, Tensor};
 use conjure_models::stable_diffusion::{Prompt as Embedded, StableDiffusion};
 
 /// The tokenizers of a model: SDXL has two, which share a vocabulary but not the padding.
@@ -49,8 +49,8 @@ pub(super) fn embed(
 
 /// One text: hidden states `(1, time, features)`, pooled from its first window.
 fn windows(model: &StableDiffusion, first: &[Chunk], second: Option<&[Chunk]>, clip_skip: usize) -> Result<Embedded> {
-    let ids = ids_tensor(first, &Device::Cpu)?;
-    let ids_2 = second.map(|chunks| ids_tensor(chunks, &Device::Cpu)).transpose()?;
+    let ids = ids_tensor(first, model.device())?;
+    let ids_2 = second.map(|chunks| ids_tensor(chunks, model.device())).transpose()?;
     let embedded = model.encode_prompt(&ids, ids_2.as_ref(), clip_skip, &mut NoProbe)?;
     let hidden = apply_weights(&embedded.hidden_states, first)?; // (windows, window, features)
     let (windows, window, features) = hidden.dims3()?;

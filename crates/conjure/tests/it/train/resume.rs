@@ -101,6 +101,32 @@ fn a_checkpoint_cut_short_is_passed_over_for_the_one_before() {
     }
 }
 
+/// A bit that flips changes no length: only the digest of the whole file tells.
+#[test]
+fn a_checkpoint_with_a_flipped_bit_is_passed_over_for_the_one_before() {
+    let plan = Plan::default();
+    let undisturbed = finished(&[], &plan);
+    let folder = finished(&[], &plan);
+    let last = folder.path().join("checkpoints/step-00000030.safetensors");
+    let bytes = fs::read(&last).unwrap();
+    let at = |text: &str| bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    // In the header's length; in the seal, in its name, in the record; in the first, some and the last of the numbers.
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let inside = (0..5).map(|part| header + part * (bytes.len() - 1 - header) / 4);
+    let places = [1, at("conjure.sha256") + 4, at("conjure.sha256") + 20, at("step = 30") + 8];
+    for place in places.into_iter().chain(inside) {
+        let mut flipped = bytes.clone();
+        flipped[place] ^= 1;
+        fs::write(&last, &flipped).unwrap();
+        let (training, notes) = resume(folder.path(), &[], false, &plan).unwrap();
+        assert_eq!(training.step(), 25, "byte {place}");
+        assert!(notes[0].contains("damaged") && notes[0].contains("step-00000030"), "{notes:?}");
+        to_the_end(training).unwrap();
+        fs::remove_file(folder.path().join("checkpoints/damaged-step-00000030.safetensors")).unwrap();
+        assert_same(undisturbed.path(), folder.path());
+    }
+}
+
 #[test]
 fn with_every_checkpoint_damaged_the_run_is_refused_and_nothing_is_touched() {
     let plan = Plan::default();
@@ -184,7 +210,7 @@ fn what_killed_processes_left_unfinished_is_removed() {
     assert_eq!(left_by(folder.path()).into_keys().collect::<Vec<_>>(), before);
 }
 
-/// Checkpoints of the first version told the seconds, and neither the open update nor the unfinished stretch.
+/// Checkpoints of the first version told the seconds, and neither the open update nor the unfinished stretch, and had no digest.
 #[test]
 fn checkpoints_of_the_first_version_are_read() {
     use conjure_core::weights::{Safetensors, TensorSource as _, save};
@@ -195,10 +221,12 @@ fn checkpoints_of_the_first_version_are_read() {
     let path = folder.path().join("checkpoints/step-00000025.safetensors");
     let file = Safetensors::open(&path).unwrap();
     let mut metadata = file.metadata().clone();
+    metadata.remove("conjure.sha256").unwrap();
     let record = metadata.get_mut("conjure.training").unwrap();
     let mut old: serde_json::Map<String, serde_json::Value> = toml::from_str(record).unwrap();
     old.remove("open").unwrap();
     old.remove("stretch").unwrap();
+    old.remove("sealed").unwrap();
     old.insert("seconds".into(), 12.5.into());
     let old_recipe = old["recipe"].as_str().unwrap().replace("recompute = false\n", "");
     old.insert("recipe".into(), old_recipe.into());

@@ -1,0 +1,4 @@
+//! How a model does what it does, shown.
+
+pub mod attention;
+pub mod odds;

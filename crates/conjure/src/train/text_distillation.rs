@@ -1,0 +1,249 @@
+//! Teaching a picture model's text encoder more languages: what it makes of a caption in any language shall be what it made of
+//! the English one, after "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation", Reimers &
+//! Gurevych 2020, <https://arxiv.org/abs/2004.09813>. The teacher is the encoder as it was; the student begins as its copy.
+//!
+//! A picture model attends to every position of the window. Those of the words differ between languages; those from the end
+//! token on have read the whole text, and are compared where both texts have ended (mean squared error of the hidden states).
+
+use super::objective::{Batch, Losses, Network, Objective};
+use super::pictures::Pictures;
+use super::recipe::Recipe;
+use crate::data::{Record, Split, caption::Caption};
+use crate::digest::{combined, model_digest};
+use crate::evaluate::clip::cosines;
+use crate::evaluate::retrieval::recall;
+use crate::model_folder::{self, TRANSFORMERS_FILE, half};
+use crate::tokens::ClipTokenizer;
+use crate::{Error, Result};
+use conjure_core::Tensor;
+use conjure_core::probe::NoProbe;
+use conjure_core::rng::Generator as _;
+use conjure_core::weights::Params;
+use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Texts that are encoded at once when nothing is trained.
+const CHUNK: usize = 64;
+/// Pictures by whose names a validation looks.
+const VALIDATION: usize = 100;
+
+/// The table `[text_distillation]` of a recipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Folder that holds the teacher's `text_encoder/` and `tokenizer/`.
+    pub text: PathBuf,
+    /// Share of captions that are English, which the student must not forget.
+    pub english: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { text: PathBuf::new(), english: 0.2 }
+    }
+}
+
+/// Token ids of a text, and where it ends.
+struct Window {
+    ids: Vec<u32>,
+    end: usize,
+}
+
+/// Teacher and student with their captions.
+pub struct TextDistillation {
+    settings: Settings,
+    tokenizer: ClipTokenizer,
+    teacher: ClipText,
+    student: ClipText,
+    params: Params,
+    networks: Vec<Network>,
+    pictures: Pictures,
+    digest: String,
+}
+
+impl TextDistillation {
+    /// What the recipe describes.
+    ///
+    /// # Errors
+    /// Settings, a model or data that cannot be used.
+    pub fn new(recipe: &Recipe) -> Result<Self> {
+        let settings: Settings = recipe.own()?;
+        if !(0.0..=1.0).contains(&settings.english) {
+            return Err(Error::request(format!("english is {}, not 0 to 1", settings.english)));
+        }
+        let folder = settings.text.join("text_encoder");
+        let (config, params) = model_folder::open(&folder, ClipTextConfig::from_json, &recipe.device.open()?)?;
+        let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
+        let teacher = ClipText::new(&params, &config)?;
+        let params = params.trainable();
+        let student = ClipText::new(&params, &config)?;
+        // The last layer's norm is part of the hidden states; a projection is not.
+        let networks = vec![Network::new("text_encoder", &params)?.only(|name| !name.starts_with("text_projection"))];
+        let pictures = Pictures::open(&recipe.data, recipe.seed)?;
+        let digest =
+            combined(&[pictures.digest(), &model_digest(&folder)?, &model_digest(&settings.text.join("tokenizer"))?]);
+        Ok(Self { settings, tokenizer, teacher, student, params, networks, pictures, digest })
+    }
+
+    fn window(&self, text: &str) -> Result<Window> {
+        let ids = self.tokenizer.encode_window(text)?;
+        let end = ids.iter().position(|id| *id == self.tokenizer.end_id()).unwrap_or(ids.len() - 1);
+        Ok(Window { ids, end })
+    }
+
+    /// The hidden states that a picture model attends to, `(windows, length, hidden_size)`: the first `length` positions.
+    fn hidden(&self, model: &ClipText, windows: &[Window], length: usize) -> Result<Tensor> {
+        let ids: Vec<u32> = windows.iter().flat_map(|window| window.ids[..length].iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (windows.len(), length), self.params.device())?;
+        let output = model.forward(&ids, &mut NoProbe)?;
+        model.features(&output, 0, true)
+    }
+
+    /// A caption for the student, and the English one that says the same.
+    fn pair(&self, record: &Record, generator: &mut dyn conjure_core::rng::Generator) -> (String, String) {
+        let draws = generator.uniform(2);
+        let others: Vec<&String> = record.labels.keys().filter(|language| *language != "en").collect();
+        let place = ((f64::from(draws[1]) * others.len() as f64) as usize).min(others.len().saturating_sub(1));
+        match others.get(place) {
+            Some(language) if f64::from(draws[0]) >= self.settings.english => {
+                let said = Caption::draw_in(record, language, generator);
+                match said.in_english(record) {
+                    Some(english) => (said.text, english),
+                    // Keywords without a name say less than the name does.
+                    None => match (Caption::plain(record, language), Caption::plain(record, "en")) {
+                        (Some(said), Some(english)) => (said.text, english.text),
+                        _ => (said.text.clone(), said.text),
+                    },
+                }
+            }
+            _ => {
+                let said = Caption::draw_in(record, "en", generator).text;
+                (said.clone(), said)
+            }
+        }
+    }
+
+    /// Unit vectors of what the model makes of texts, at the window's last position.
+    fn summaries(&self, model: &ClipText, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+        let length = self.tokenizer.context_length();
+        let mut all = Vec::with_capacity(texts.len());
+        for chunk in texts.chunks(CHUNK) {
+            let windows = chunk.iter().map(|text| self.window(text)).collect::<Result<Vec<_>>>()?;
+            let hidden = self.hidden(model, &windows, length)?.detach();
+            let last = hidden.narrow(1, length - 1, 1)?.squeeze(1)?; // (texts, hidden_size)
+            let norm = last.sqr()?.sum_keepdim(1)?.sqrt()?;
+            all.extend(last.broadcast_div(&norm)?.to_vec2::<f32>()?);
+        }
+        Ok(all)
+    }
+}
+
+/// Mean squared difference of `student` and `teacher (batch, length, hidden_size)` from position `from[i]` of text `i` on.
+fn distance(student: &Tensor, teacher: &Tensor, from: &[usize]) -> Result<Tensor> {
+    let (batch, length, width) = student.dims3()?;
+    let counted: Vec<f32> =
+        from.iter().flat_map(|&from| (0..length).map(move |position| f32::from(position >= from))).collect();
+    let count: f32 = counted.iter().sum();
+    let mask = Tensor::from_vec(counted, (batch, length, 1), student.device())?;
+    let squares = (student - teacher)?.sqr()?.broadcast_mul(&mask)?;
+    Ok((squares.sum_all()? / (f64::from(count.max(1.0)) * width as f64))?)
+}
+
+impl Objective for TextDistillation {
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn examples(&self) -> usize {
+        self.pictures.split(Split::Train).len()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.pictures.warnings()
+    }
+
+    fn data_digest(&self) -> String {
+        self.digest.clone()
+    }
+
+    fn describe(&self, index: usize) -> String {
+        self.pictures.describe(self.pictures.split(Split::Train)[index])
+    }
+
+    fn losses(&self, batch: &Batch) -> Result<Losses> {
+        let train = self.pictures.split(Split::Train);
+        let mut generator = batch.generator("captions");
+        let (mut said, mut english) = (Vec::new(), Vec::new());
+        for &i in batch.indices {
+            let (a, b) = self.pair(self.pictures.record(train[i]), &mut generator);
+            said.push(self.window(&a)?);
+            english.push(self.window(&b)?);
+        }
+        let from: Vec<usize> = said.iter().zip(&english).map(|(a, b)| a.end.max(b.end)).collect();
+        // Windows end anywhere from the longest text's end on: later positions are compared less often, at less work.
+        let context = self.tokenizer.context_length();
+        let longest = from.iter().max().map_or(context, |end| end + 1);
+        let further = f64::from(batch.generator("window").uniform(1)[0]) * (context + 1 - longest) as f64;
+        let length = (longest + further as usize).min(context);
+        let teacher = self.hidden(&self.teacher, &english, length)?.detach();
+        let student = self.hidden(&self.student, &said, length)?;
+        Ok(Losses::one(distance(&student, &teacher, &from)?))
+    }
+
+    /// `en` and `others`: how often, among the English names of a hundred training pictures of different concepts, the one of
+    /// the same picture is nearest to the student's reading of its name; in `others` the mean over all other languages.
+    fn validate(&mut self) -> Result<Vec<(String, f64)>> {
+        let mut concepts = BTreeSet::new();
+        let train = self.pictures.split(Split::Train);
+        let distinct: Vec<usize> =
+            train.iter().copied().filter(|&i| concepts.insert(&self.pictures.record(i).concept)).collect();
+        let count = distinct.len().min(VALIDATION);
+        let records: Vec<&Record> =
+            (0..count).map(|i| self.pictures.record(distinct[i * distinct.len() / count])).collect();
+        let named = |language: &str| -> Vec<(usize, String)> {
+            let caption = |(i, record): (usize, &&Record)| Some((i, Caption::plain(record, language)?.text));
+            records.iter().enumerate().filter_map(caption).collect()
+        };
+        let (places, english): (Vec<usize>, Vec<String>) = named("en").into_iter().unzip();
+        if english.is_empty() {
+            return Ok(Vec::new());
+        }
+        let targets = self.summaries(&self.teacher, &english)?;
+        let languages: BTreeSet<&String> = records.iter().flat_map(|record| record.labels.keys()).collect();
+        let mut found: BTreeMap<bool, Vec<f64>> = BTreeMap::new();
+        for language in languages {
+            let (asked, texts): (Vec<usize>, Vec<String>) = named(language).into_iter().unzip();
+            let scores = cosines(&self.summaries(&self.student, &texts)?, &targets);
+            let [first] = recall(&scores, |text, target| asked[text] == places[target], [1]);
+            found.entry(language == "en").or_default().push(first);
+        }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let name = |english: bool| if english { "en" } else { "others" };
+        Ok(found.iter().map(|(english, values)| (name(*english).to_owned(), mean(values))).collect())
+    }
+
+    /// `text_encoder/` and `tokenizer/`, in place of the teacher's.
+    fn export(&mut self, folder: &Path) -> Result<()> {
+        let place = folder.join("text_encoder");
+        model_folder::write(&place, TRANSFORMERS_FILE, self.student.config(), None, &half(&self.params.variables())?)?;
+        self.tokenizer.save(&folder.join("tokenizer"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conjure_core::{DType, Device};
+
+    #[test]
+    fn only_positions_after_both_ends_count() {
+        let student = Tensor::new(&[[[9f32, 9.0], [1.0, 2.0], [0.0, 1.0]]], &Device::Cpu).unwrap();
+        let teacher = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu).unwrap();
+        let loss = |from| distance(&student, &teacher, &[from]).unwrap().to_scalar::<f32>().unwrap();
+        assert!((loss(1) - (1.0 + 4.0 + 0.0 + 1.0) / 4.0).abs() < 1e-6);
+        assert!((loss(2) - 0.5).abs() < 1e-6);
+        assert_eq!(loss(3), 0.0);
+    }
+}
