@@ -2,7 +2,7 @@
 
 use crate::fixture::{self, Fixture};
 use conjure_core::blocks::KvCache;
-use conjure_core::probe::{NoProbe, Quantity, Recorder};
+use conjure_core::probe::{NoProbe, Probe, Quantity, Recorder};
 use conjure_core::weights::{MemorySource, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::decoder::{self, Decoder, DecoderConfig, IGNORED, ModelType};
@@ -240,6 +240,18 @@ fn a_probe_changes_no_bit() {
         let heads = case.config.num_attention_heads;
         for ((path, _, probabilities), layer) in recorder.records.iter().zip(&case.config.layers) {
             assert_eq!(probabilities.dims(), [2, heads, 1, layer.window.unwrap_or(TIME)], "{path}");
+        }
+        // And changes no bit, whatever the cache keeps.
+        for half in [false, true] {
+            let all = |probe: &mut dyn Probe| {
+                let mut cache = model.new_cache(TIME);
+                if half {
+                    cache = cache.in_half();
+                }
+                read(&model, &mut cache, &case.ids, &[TIME - 1]);
+                bits(&model.forward(&last, Some(&mut cache), probe).unwrap())
+            };
+            assert_eq!(all(&mut Recorder::new(|_: &str, _| true)), all(&mut NoProbe));
         }
         // The lens of the last layer is the prediction.
         let hidden = model.hidden_states(&case.ids, None, &mut NoProbe).unwrap();
