@@ -14,8 +14,8 @@
 //! What differs: nothing is dropped out. RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2019) are this model with other
 //! numbers for the positions, which begin after the number of the padding token; MiniLM (Wang et al. 2020) is a small BERT.
 
-use conjure_core::blocks::{Activation, Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
 use conjure_core::blocks::padding_mask;
+use conjure_core::blocks::{Activation, Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
 use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::{Init, Params, Renamed, TensorSource, View};
 use conjure_core::{D, Error, Result, Tensor, ops};
@@ -157,10 +157,10 @@ impl Encoder {
         let has_pooler = config.has_pooler() && pooler.contains("weight");
         Ok(Self {
             embeddings: Embeddings::new(&params.sub("embeddings"), config)?,
-            layers: (0..config.num_hidden_layers)
-                .map(|n| Layer::new(&layers.sub(n), config))
-                .collect::<Result<_>>()?,
-            pooler: has_pooler.then(|| Linear::new(&pooler, config.hidden_size, config.hidden_size, true)).transpose()?,
+            layers: (0..config.num_hidden_layers).map(|n| Layer::new(&layers.sub(n), config)).collect::<Result<_>>()?,
+            pooler: has_pooler
+                .then(|| Linear::new(&pooler, config.hidden_size, config.hidden_size, true))
+                .transpose()?,
             config: config.clone(),
         })
     }
@@ -231,7 +231,8 @@ impl Encoder {
             }
         }
         if let Some(types) = types
-            && let Some(kind) = types.to_vec2::<u32>()?.into_iter().flatten().find(|kind| *kind as usize >= type_vocab_size)
+            && let Some(kind) =
+                types.to_vec2::<u32>()?.into_iter().flatten().find(|kind| *kind as usize >= type_vocab_size)
         {
             return Err(Error::request(format!(
                 "segment {kind} is beyond the {type_vocab_size} that the encoder knows"

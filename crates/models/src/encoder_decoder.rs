@@ -259,8 +259,10 @@ impl EncoderDecoder {
         }
         let (all, most) = (before.saturating_add(time), self.config.max_tokens().unwrap_or(LONGEST));
         if all > most {
-            return Err(Error::request(format!("{all} tokens of the {what} are more than the model's {most} positions"))
-                .with_help("give the model a shorter piece of the text at a time"));
+            return Err(Error::request(format!(
+                "{all} tokens of the {what} are more than the model's {most} positions"
+            ))
+            .with_help("give the model a shorter piece of the text at a time"));
         }
         if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= vocabulary) {
             return Err(Error::request(format!(

@@ -63,9 +63,12 @@ fn model(desk: &Desk) {
             "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12, "hidden_act": "gelu",
             "max_position_embeddings": 8, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0}),
     );
-    let mark = |id: usize| json!({"id": id, "content": WORDS[id], "special": true, "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false});
-    let vocabulary: serde_json::Map<_, _> = WORDS.iter().enumerate().map(|(id, w)| ((*w).to_owned(), json!(id))).collect();
+    let mark = |id: usize| {
+        json!({"id": id, "content": WORDS[id], "special": true, "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false})
+    };
+    let vocabulary: serde_json::Map<_, _> =
+        WORDS.iter().enumerate().map(|(id, w)| ((*w).to_owned(), json!(id))).collect();
     let special = |id: usize| json!({"id": WORDS[id], "ids": [id], "tokens": [WORDS[id]]});
     let template = json!([{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
         {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]);

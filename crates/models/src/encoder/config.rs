@@ -155,8 +155,11 @@ impl EncoderConfig {
     /// Says which entries do not fit, or are not supported.
     pub fn check(&self) -> Result<()> {
         if self.model_type != "bert" && !self.is_roberta() {
-            return Err(Error::request(format!("model_type is \"{}\", which is no encoder that is known", self.model_type))
-                .with_help("known are bert, roberta and xlm-roberta"));
+            return Err(Error::request(format!(
+                "model_type is \"{}\", which is no encoder that is known",
+                self.model_type
+            ))
+            .with_help("known are bert, roberta and xlm-roberta"));
         }
         if self.position_embedding_type != "absolute" {
             return Err(Error::request(format!(

@@ -414,8 +414,10 @@ impl EncoderDecoderConfig {
             Some("t5" | "mt5") => Self::T5(serde_json::from_value(value).map_err(wrong)?),
             other => {
                 let named = other.map_or("missing".to_owned(), |name| format!("\"{name}\""));
-                return Err(Error::request(format!("model_type is {named}, which is no encoder-decoder that is known"))
-                    .with_help("known are marian, t5 and mt5"));
+                return Err(Error::request(format!(
+                    "model_type is {named}, which is no encoder-decoder that is known"
+                ))
+                .with_help("known are marian, t5 and mt5"));
             }
         };
         config.check()?;

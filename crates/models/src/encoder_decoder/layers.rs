@@ -180,11 +180,7 @@ impl Layer {
                 .is_decoder
                 .then(|| attention(names.cross_attention, names.cross_attention_norm))
                 .transpose()?,
-            feed_forward: Sublayer::new(
-                FeedForward::new(params, spec)?,
-                &params.sub(names.feed_forward_norm),
-                spec,
-            )?,
+            feed_forward: Sublayer::new(FeedForward::new(params, spec)?, &params.sub(names.feed_forward_norm), spec)?,
             path: params.path().to_owned(),
         })
     }

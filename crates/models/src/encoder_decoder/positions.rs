@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn buckets_are_those_of_the_reference() {
         let buckets = Buckets::new(32, 128).unwrap();
-        let both: Vec<u32> = [0, 1, 7, 8, 11, 12, 16, 45, 46, 91, 127, 128, 500].map(|d| buckets.of(d, 0, true)).to_vec();
+        let both: Vec<u32> =
+            [0, 1, 7, 8, 11, 12, 16, 45, 46, 91, 127, 128, 500].map(|d| buckets.of(d, 0, true)).to_vec();
         assert_eq!(both, [0, 1, 7, 8, 8, 9, 10, 12, 13, 15, 15, 15, 15]);
         assert_eq!([1, 8, 200].map(|d| buckets.of(0, d, true)), [17, 24, 31]);
         let back: Vec<u32> = [0, 1, 15, 16, 18, 19, 64, 127, 500].map(|d| buckets.of(d, 0, false)).to_vec();

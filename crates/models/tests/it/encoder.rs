@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const CASES: [&str; 4] = ["bert", "bert_masked", "roberta_masked", "xlm_roberta"];
-const TOLERANCE: f64 = 1e-4;
+const TOLERANCE: f64 = 1e-5;
 
 struct Case {
     config: EncoderConfig,
@@ -114,7 +114,8 @@ fn the_model_asks_for_exactly_the_keys_of_the_reference() {
             MaskedLanguageHead::new(&params, &case.config).unwrap();
         }
         let source = case.source();
-        let stored: BTreeSet<_> = source.infos().iter().map(|(key, i)| (key.clone(), i.shape.dims().to_vec())).collect();
+        let stored: BTreeSet<_> =
+            source.infos().iter().map(|(key, i)| (key.clone(), i.shape.dims().to_vec())).collect();
         assert_eq!(fixture::asked(&params.asked()), stored, "{name}");
     }
 }

@@ -59,9 +59,8 @@ impl Modules {
                 ["Transformer", "Pooling"] => {}
                 ["Transformer", "Pooling", "Normalize"] => all.normalise = true,
                 _ => {
-                    return Err(Error::file(&path, format!("the modules are {}", kinds.join(", "))).with_help(
-                        "supported are Transformer and Pooling, with or without Normalize after them",
-                    ));
+                    return Err(Error::file(&path, format!("the modules are {}", kinds.join(", ")))
+                        .with_help("supported are Transformer and Pooling, with or without Normalize after them"));
                 }
             }
             all.transformer = below(folder, &modules[0].path, &path)?;
@@ -122,9 +121,7 @@ mod tests {
     }
 
     fn modules(kinds: &[(&str, &str)]) -> String {
-        let module = |(kind, path): &(&str, &str)| {
-            serde_json::json!({"type": format!("sentence_transformers.models.{kind}"), "path": path})
-        };
+        let module = |(kind, path): &(&str, &str)| serde_json::json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
         Value::from(kinds.iter().map(module).collect::<Vec<_>>()).to_string()
     }
 

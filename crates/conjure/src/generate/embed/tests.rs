@@ -27,34 +27,42 @@ fn folder(normalise: bool) -> tempfile::TempDir {
     let write = |name: &str, value: serde_json::Value| {
         std::fs::write(folder.path().join(name), value.to_string()).unwrap();
     };
-    let mark = |id: usize| json!({"id": id, "content": WORDS[id], "special": true, "single_word": false,
-        "lstrip": false, "rstrip": false, "normalized": false});
-    let vocabulary: serde_json::Map<_, _> = WORDS.iter().enumerate().map(|(id, w)| ((*w).to_owned(), json!(id))).collect();
+    let mark = |id: usize| {
+        json!({"id": id, "content": WORDS[id], "special": true, "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false})
+    };
+    let vocabulary: serde_json::Map<_, _> =
+        WORDS.iter().enumerate().map(|(id, w)| ((*w).to_owned(), json!(id))).collect();
     let special = |id: usize| json!({"id": WORDS[id], "ids": [id], "tokens": [WORDS[id]]});
     let template = json!([{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
         {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]);
-    write("tokenizer.json", json!({
-        "version": "1.0",
-        // As published files have it: what is to be padded and cut is not the tokenizer's business here.
-        "truncation": {"max_length": 5, "strategy": "LongestFirst", "stride": 0},
-        "padding": {"strategy": {"Fixed": 5}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
-            "pad_type_id": 0, "pad_token": "[PAD]"},
-        "added_tokens": (0..4).map(mark).collect::<Vec<_>>(),
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-            "strip_accents": null, "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "TemplateProcessing", "single": template, "pair": template,
-            "special_tokens": {"[CLS]": special(2), "[SEP]": special(3)}},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": vocabulary},
-    }));
+    write(
+        "tokenizer.json",
+        json!({
+            "version": "1.0",
+            // As published files have it: what is to be padded and cut is not the tokenizer's business here.
+            "truncation": {"max_length": 5, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 5}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                "pad_type_id": 0, "pad_token": "[PAD]"},
+            "added_tokens": (0..4).map(mark).collect::<Vec<_>>(),
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": true},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {"type": "TemplateProcessing", "single": template, "pair": template,
+                "special_tokens": {"[CLS]": special(2), "[SEP]": special(3)}},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": vocabulary},
+        }),
+    );
     let mut modules = vec![
         json!({"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}),
         json!({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}),
     ];
     if normalise {
-        modules.push(json!({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}));
+        modules.push(
+            json!({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}),
+        );
     }
     write("modules.json", json!(modules));
     std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
@@ -127,7 +135,10 @@ fn folders_that_do_not_fit_together_are_refused() {
     assert!(error.to_string().contains("the weights do not fit the model"), "{error}");
     assert!(!error.to_string().contains("pooler"), "{error}");
     let error = change("config.json", "\"bert\"", "\"gpt2\"");
-    assert!(error.to_string().ends_with("config.json: model_type is \"gpt2\", which is no encoder that is known"), "{error}");
+    assert!(
+        error.to_string().ends_with("config.json: model_type is \"gpt2\", which is no encoder that is known"),
+        "{error}"
+    );
     let error = change("sentence_bert_config.json", "10", "2");
     assert!(error.to_string().contains("the model reads 2 tokens, which the 2 marks"), "{error}");
     let error = change("tokenizer.json", "\"the\":11", "\"the\":12");
