@@ -27,7 +27,7 @@ fn model(desk: &Desk) {
     std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
     let mut state = 1u64;
     let mut tensor = |name: &str, shape: &[usize], scale: f32, mean: f32| {
-        let values = (0..shape.iter().product())
+        let values: Vec<f32> = (0..shape.iter().product::<usize>())
             .map(|_| {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 mean + scale * ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
