@@ -24,6 +24,26 @@ fn the_built_in_model_makes_a_picture_and_says_what_it_is() {
     assert_eq!(desk.files(), ["heart.png"]);
 }
 
+/// Whether the model that comes with the program is there or not, both can be asked for; the shipped one is the default.
+#[test]
+fn the_shipped_model_is_the_default_and_the_built_in_one_has_a_name() {
+    let desk = Desk::new();
+    std::fs::rename(desk.model(), desk.path("emoji")).unwrap();
+    std::fs::write(desk.path("emoji/generation_config.json"), r#"{ "num_inference_steps": 2 }"#).unwrap();
+    let run = |args: &[&str]| {
+        let output = desk.command().env("CONJURE_MODELS", desk.0.path()).args(args).args(["--json"]).output().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&Outcome::of(output).succeeded().stdout).unwrap();
+        (json["recipe"]["model"]["path"].as_str().unwrap().to_owned(), json["recipe"]["steps"].as_u64().unwrap())
+    };
+    assert_eq!(run(&["image", "x", "--seed", "1", "-o", "a.png"]), ("shipped:emoji".to_owned(), 2));
+    let built_in = ["image", "x", "--seed", "1", "--steps", "1", "--model", "built-in", "-o", "b.png"];
+    assert_eq!(run(&built_in), ("built-in".to_owned(), 1));
+    // A folder of that name is given with its path.
+    std::fs::rename(desk.path("emoji"), desk.path("built-in")).unwrap();
+    assert_eq!(run(&["image", "x", "--model", "./built-in", "-o", "c.png"]), ("./built-in".to_owned(), 2));
+    desk.conjure(&["replay", "b.png"]).succeeded();
+}
+
 #[test]
 fn the_same_seed_makes_the_same_file_and_another_seed_another() {
     let desk = Desk::new();

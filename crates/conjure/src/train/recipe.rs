@@ -383,6 +383,7 @@ mod tests {
         assert!(refusal("optimizer.betas=[0.9, 1.0]").contains("betas"));
         assert!(refusal("steps").contains("not of the form key=value"));
         assert!(refusal("batch.x=3").contains("batch is not a table"));
+        assert!(refusal("device=gpu").contains("unknown device \"gpu\""));
         assert!(Recipe::parse("steps = ", &[]).unwrap_err().to_string().contains("not TOML"));
         assert!(Recipe::parse("steps = 3", &[]).unwrap_err().to_string().contains("names no objective"));
     }
@@ -390,8 +391,10 @@ mod tests {
     #[test]
     fn differences_name_the_key_and_both_values() {
         let recipe = Recipe::parse(TEXT, &[]).unwrap();
-        let changed =
-            Recipe::parse(TEXT, &["batch=16".into(), "report.every=1".into(), "autoencoder_kl.l2=1.0".into()]).unwrap();
+        let changes = ["batch=16", "report.every=1", "autoencoder_kl.l2=1.0", "device=cuda:1"];
+        let changed = Recipe::parse(TEXT, &changes.map(str::to_owned)).unwrap();
+        assert_eq!(changed.device, DeviceName::Cuda(1));
+        assert_eq!(Recipe::parse(&changed.to_toml(), &[]).unwrap(), changed);
         assert_eq!(recipe.differences(&changed), ["autoencoder_kl.l2: absent -> 1.0", "batch: 8 -> 16"]);
         assert!(recipe.differences(&recipe).is_empty());
     }

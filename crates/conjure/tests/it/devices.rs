@@ -3,7 +3,7 @@
 
 #![allow(clippy::print_stderr, reason = "the measured distances, seen with --nocapture")]
 
-use conjure::generate::image::{Control as Go, ImageRequest, Pipeline, Sampler};
+use conjure::generate::image::{Control as Go, Difference, ImageRequest, Pipeline, Sampler};
 use conjure::image_file::Picture;
 use conjure::train::{Control, Recipe, Resume, Training};
 use conjure_core::weights::{Safetensors, TensorSource as _};
@@ -100,7 +100,7 @@ const SUPER_RESOLUTION: &str = r#"
 [super_resolution]
 crop = 8
 noise = 0.05
-model = { scale = 2, num_feat = 8, num_grow_ch = 4, num_block = 1 }
+model = { model_type = "super_resolution", in_channels = 3, num_feat = 8, num_grow_ch = 4, num_block = 1, scale = 2 }
 "#;
 
 fn latent_diffusion(root: &Path) -> String {
@@ -142,14 +142,14 @@ fn twins_train_what_kernels_train() {
         let twins = root.join(format!("{objective} by twins"));
         as_on_a_gpu(|| train(&recipe, &[], &twins));
         let found = distance(&expected, &state(&twins, 3));
-        assert!(found < 1e-3, "{objective}: {found}");
+        assert!(found < 5e-5, "{objective}: {found}");
 
         let mixed = root.join(format!("{objective} by both"));
         as_on_a_gpu(|| train(&recipe, &["steps=1"], &mixed));
         go_on(&mixed, &["steps=2"]);
         as_on_a_gpu(|| go_on(&mixed, &["steps=3"]));
         let found = distance(&expected, &state(&mixed, 3));
-        assert!(found < 1e-3, "{objective} by both: {found}");
+        assert!(found < 5e-5, "{objective} by both: {found}");
     }
 }
 
@@ -163,7 +163,7 @@ fn twins_are_recomputed_and_accumulated() {
     train(&recipe, &["accumulate=2", "batch=2"], &kernels);
     as_on_a_gpu(|| train(&recipe, &["accumulate=2", "batch=2", "recompute=true"], &twins));
     let found = distance(&state(&kernels, 3), &state(&twins, 3));
-    assert!(found < 1e-3, "{found}");
+    assert!(found < 5e-5, "{found}");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn twins_fine_tune_what_kernels_fine_tune() {
         train(&recipe, &[], &kernels);
         as_on_a_gpu(|| train(&recipe, &[], &twins));
         let found = distance(&state(&kernels, 3), &state(&twins, 3));
-        assert!(found < 1e-3, "{objective}: {found}");
+        assert!(found < 5e-5, "{objective}: {found}");
     }
 }
 
@@ -222,8 +222,10 @@ fn twins_make_the_pictures_that_kernels_make() {
         let (kernels, twins) = (make(), as_on_a_gpu(make));
         assert_eq!(kernels.len(), twins.len());
         for (a, b) in kernels.iter().zip(&twins) {
-            let worst = a.picture.rgb.iter().zip(&b.picture.rgb).map(|(a, b)| a.abs_diff(*b)).max();
-            assert!(worst <= Some(1), "{worst:?}");
+            let difference = Difference::between(&a.picture, &b.picture).unwrap();
+            eprintln!("    {difference:?}");
+            // Roundings end up on both sides of a byte's border, and making the picture larger does not make them smaller.
+            assert!(difference.max_difference <= 2 && difference.share < 0.01, "{difference:?}");
             assert_eq!(a.recipe, b.recipe);
         }
     }

@@ -118,14 +118,15 @@ fn learned_token_files() {
     let saved = file_of(&[("<x>", &rows)]);
     assert!(fuzz_training::learned_tokens(&saved));
     let fit = damaged(&saved, "learned", 400).iter().filter(|copy| fuzz_training::learned_tokens(copy)).count();
-    assert!((10..390).contains(&fit), "{fit} of 400 fit");
+    assert!((1..390).contains(&fit), "{fit} of 400 fit");
     let wide = Tensor::ones((2, 6), DType::F32, &Device::Cpu).unwrap();
     let both = file_of(&[("clip_l", &rows), ("clip_g", &wide)]);
     assert!(fuzz_training::learned_tokens(&both));
-    damaged(&both, "both", 200).iter().for_each(|copy| drop(fuzz_training::learned_tokens(copy)));
+    let fit = damaged(&both, "both", 200).iter().filter(|copy| fuzz_training::learned_tokens(copy)).count();
+    assert!(fit < 200, "{fit} of 200 fit");
     // A pickle, of vectors of another width.
     let pickle = std::fs::read(fixtures.join("spiky.pt")).unwrap();
-    damaged(&pickle, "pickle", 200).iter().for_each(|copy| drop(fuzz_training::learned_tokens(copy)));
+    assert!(!damaged(&pickle, "pickle", 200).iter().any(|copy| fuzz_training::learned_tokens(copy)));
 }
 
 /// The bytes of a safetensors file.
