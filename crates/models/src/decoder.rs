@@ -36,7 +36,8 @@ mod presets;
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
 
 use conjure_core::blocks::{
-    Activation, Embedding, GatedMlp, KvCache, LayerNorm, Linear, RmsNorm, RopeConfig, RopeScaling, RotaryEmbedding, attend,
+    Activation, Embedding, GatedMlp, KvCache, LayerNorm, Linear, RmsNorm, RopeConfig, RopeScaling, RotaryEmbedding,
+    attend,
 };
 use conjure_core::ops::AttentionSpec;
 use conjure_core::probe::{Probe, Quantity, offer};

@@ -36,7 +36,10 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
     let model = emoji();
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/super_resolution").display().to_string();
     for (args, words) in [
-        (&["x", "--model", &model, "--ablate", "5.3"][..], &["there is no layer 5", "help: layers are counted from 0"][..]),
+        (
+            &["x", "--model", &model, "--ablate", "5.3"][..],
+            &["there is no layer 5", "help: layers are counted from 0"][..],
+        ),
         (&["x", "--model", &model, "--mask", "y"], &["no word \"y\" to mask", "help: the tokens spell"]),
         (&["x", "--model", &model, "--out", "a", "--svg", "a"], &["two results would be written to a"]),
         (&["x", "--model", &model, "--out", "none/a"], &["none"]),

@@ -26,7 +26,10 @@ impl Probe for Curious {
 
     fn observe_attention(&mut self, path: &str, seen: &SeenAttention<'_>) -> Result<()> {
         assert_eq!(path, "attn");
-        assert_eq!((seen.q.dims(), seen.k.dims(), seen.v.dims()), (&[1, 3, 5, 4][..], &[1, 3, 5, 4][..], &[1, 3, 5, 4][..]));
+        assert_eq!(
+            (seen.q.dims(), seen.k.dims(), seen.v.dims()),
+            (&[1, 3, 5, 4][..], &[1, 3, 5, 4][..], &[1, 3, 5, 4][..])
+        );
         self.weights = seen.probabilities()?.squeeze(0)?.to_vec3()?;
         let merged = seen.y.transpose(1, 2)?.reshape((1, 5, 12))?;
         self.sums = (seen.to_out)(&merged)?.squeeze(0)?.to_vec2()?;

@@ -77,7 +77,13 @@ impl Attention {
     }
 
     /// `x (batch, time, d_model)`, shape unchanged.
-    pub fn forward(&self, x: &Tensor, source: &KeysValues, offsets: Offsets<'_>, probe: &mut dyn Probe) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        source: &KeysValues,
+        offsets: Offsets<'_>,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
         let KeysValues { keys: k, values: v } = source;
         let q = self.split_heads(&self.q.forward(x)?)?; // (batch, heads, time, head_dim)
         let added = match (offsets.bias, offsets.mask) {

@@ -51,11 +51,11 @@ impl Bias {
             return Ok(Self { by_distance: Some(by_distance), ..none });
         }
         let first_row = |h: usize| (0..s).map(move |j| (h, j));
-        let same_rows = (0..heads)
-            .flat_map(first_row)
-            .all(|(h, j)| known(j) || (1..t).all(|i| rows(h, i, j) == rows(h, 0, j)));
+        let same_rows =
+            (0..heads).flat_map(first_row).all(|(h, j)| known(j) || (1..t).all(|i| rows(h, i, j) == rows(h, 0, j)));
         if same_rows {
-            let data = (0..heads).flat_map(first_row).map(|(h, j)| if known(j) { 0.0 } else { rows(h, 0, j) }).collect();
+            let data =
+                (0..heads).flat_map(first_row).map(|(h, j)| if known(j) { 0.0 } else { rows(h, 0, j) }).collect();
             return Ok(Self { by_key: Some(Array { shape: vec![heads, s], data }), ..none });
         }
         let data = (0..heads)
@@ -76,7 +76,9 @@ impl Bias {
         if after || before || hidden {
             return f32::NEG_INFINITY;
         }
-        part(&self.by_distance, j + t - 1 - i, t + s - 1) + part(&self.by_key, j, s) + part(&self.by_pair, i * s + j, t * s)
+        part(&self.by_distance, j + t - 1 - i, t + s - 1)
+            + part(&self.by_key, j, s)
+            + part(&self.by_pair, i * s + j, t * s)
     }
 
     /// Whether no query sees a key after its own position, and some query is held back by that.

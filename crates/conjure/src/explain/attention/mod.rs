@@ -9,8 +9,8 @@
 mod bias;
 mod data;
 mod model;
-mod record;
 mod recompute;
+mod record;
 mod request;
 mod word;
 mod write;

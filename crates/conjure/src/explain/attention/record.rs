@@ -107,11 +107,7 @@ impl Recording {
                     q: first(seen.q)?,
                     k: first(seen.k)?,
                     v: first(seen.v)?,
-                    recorded: Recorded {
-                        weights: pick(probabilities, &rows),
-                        sums: pick(&sums, &rows),
-                        rows,
-                    },
+                    recorded: Recorded { weights: pick(probabilities, &rows), sums: pick(&sums, &rows), rows },
                 })
             }
             _ => None,

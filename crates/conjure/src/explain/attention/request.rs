@@ -2,9 +2,7 @@
 
 use super::model::{Outcome, cosines, token};
 use super::record::{Group, Plan, Recording, is_cross};
-use super::{
-    Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word,
-};
+use super::{Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word};
 use crate::{Error, Result};
 use conjure_core::{D, Tensor};
 
@@ -104,7 +102,8 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
     if changes {
         let change = Change { hidden: hidden.clone(), silent: request.ablate.clone() };
         let plan = Plan { hidden, silent: request.ablate.clone(), ..plan };
-        let (mut changed, its) = run(subject, Role::Changed, &request.text, &ids, Some(&outcome.output), plan)?;
+        let (mut changed, its) =
+            run(subject, Role::Changed, &request.text, &ids, Some(outcome.output.as_slice()), plan)?;
         changed.change = Some(change);
         if let (Some(before), Some(after)) = (&outcome.hidden, &its.hidden) {
             changed.output_cosines = cosines(before, after)?;
@@ -182,7 +181,12 @@ fn run(
         change: None,
         attentions: recording.groups.into_iter().map(|group| attention(group, &sequences)).collect(),
         sequences,
-        predictions: outcome.logits.as_ref().map(|logits| predictions(subject, logits)).transpose()?.unwrap_or_default(),
+        predictions: outcome
+            .logits
+            .as_ref()
+            .map(|logits| predictions(subject, logits))
+            .transpose()?
+            .unwrap_or_default(),
         output_cosines: Vec::new(),
         embedding_cosine: None,
     };
