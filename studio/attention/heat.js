@@ -1,5 +1,4 @@
 // A heat map that draws only what is visible: rows are the words that look, columns the words that are looked at.
-import { state } from './data.js';
 import { changeColour, css, styleColour, weightColour } from './colour.js';
 import { cut, el, inSlices, prepare, scrollBox, short, SLICE } from './dom.js';
 
@@ -203,9 +202,9 @@ export function makeHeat(label, source, pick, tallest = 640) {
 /** What the colours mean. */
 export function makeLegend(change = false) {
   const canvas = el('canvas');
-  const words = change ? ['less', '0', 'more'] : ['0', '0.25', '1'];
-  const element = el('div', { class: 'legend', 'aria-hidden': 'true' }, el('span', {}, words[0]), canvas,
-    el('span', {}, change ? words[2] : words[2]));
+  const [from, to] = change ? ['less', 'more'] : ['0', '1'];
+  const element = el('div', { class: 'legend', title: 'The colour follows the square root, so that small numbers are seen.' },
+    el('span', {}, from), canvas, el('span', {}, to));
   return {
     element,
     draw: () => {
@@ -216,7 +215,6 @@ export function makeLegend(change = false) {
         context.fillStyle = css((change ? changeColour : weightColour)(value));
         context.fillRect(x, 0, 1, 10);
       }
-      element.title = `colour follows the square root of the weight; layer ${state.layer}`;
     },
   };
 }

@@ -91,15 +91,14 @@ export function makePair(other) {
   }
 
   const panel = (title, heat, legend) =>
-    el('div', { class: 'column' }, el('h3', {}, title), heat.element, legend.element);
+    el('div', { class: 'column' }, el('h3', {}, title), heat.element, legend?.element);
   const element = el('div', { class: 'pair', 'data-run': other },
     heading,
     el('div', { class: 'columns' },
       panel(changed ? 'Before' : `1: ${page.runs[0].text}`, heats[0], legends[0]),
-      panel(changed ? 'After' : `2: ${run.text}`, heats[1], makeLegend()),
+      panel(changed ? 'After' : `2: ${run.text}`, heats[1]),
       panel(changed ? 'Difference: after − before' : 'Difference: 2 − 1', heats[2], legends[1])),
     words, predictions);
-  element.querySelectorAll('.legend')[1].remove();
   return { element, draw };
 }
 

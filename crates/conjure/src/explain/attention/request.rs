@@ -102,7 +102,8 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
     if changes {
         let change = Change { hidden: hidden.clone(), silent: request.ablate.clone() };
         let plan = Plan { hidden, silent: request.ablate.clone(), ..plan };
-        let (mut changed, its) = run(subject, Role::Changed, &request.text, &ids, Some(&outcome.output), plan)?;
+        let (mut changed, its) =
+            run(subject, Role::Changed, &request.text, &ids, Some(outcome.output.as_slice()), plan)?;
         changed.change = Some(change);
         if let (Some(before), Some(after)) = (&outcome.hidden, &its.hidden) {
             changed.output_cosines = cosines(before, after)?;
