@@ -28,8 +28,7 @@ Ctrl-C stops the answer.";
 pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     // The prompt is asked for later; everything else is checked now.
-    let mut request =
-        language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
+    let mut request = language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
     if let Some(threads) = args.threads {
         conjure::set_threads(threads)?;
     }

@@ -33,7 +33,8 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
     // What a search finds is known at its end only.
     let stream = !args.machine.json && request.beams.is_none();
     let mut reader_left = Ok(false);
-    let made = model.answer(&mut model.session()?, ids.clone(), &request, &mut |event| {
+    let most = request.max_tokens.map(|tokens| ids.len().saturating_add(tokens));
+    let made = model.answer(&mut model.session(most)?, ids.clone(), &request, &mut |event| {
         let text = match event {
             Event::Token(token) => token.text.as_str(),
             Event::End { rest, .. } => rest.as_str(),
@@ -94,9 +95,18 @@ fn closed(made: &Generated) -> Option<usize> {
 }
 
 /// The result for machines.
-fn describe(model: &LanguageModel, prompt: &[u32], made: &Generated, request: &TextRequest, seed: Option<u64>) -> Value {
+fn describe(
+    model: &LanguageModel,
+    prompt: &[u32],
+    made: &Generated,
+    request: &TextRequest,
+    seed: Option<u64>,
+) -> Value {
     let token = |token: &Token| {
-        let top = token.top.iter().map(|&(id, logprob)| json!({ "id": id, "text": model.token_text(id), "logprob": logprob }));
+        let top = token
+            .top
+            .iter()
+            .map(|&(id, logprob)| json!({ "id": id, "text": model.token_text(id), "logprob": logprob }));
         json!({
             "id": token.id,
             "text": model.token_text(token.id),

@@ -27,8 +27,14 @@ pub struct TextArgs {
     pub beams: Option<usize>,
 
     /// Texts compete by log-probability / length ^ PENALTY: 0 favours short ones, over 1 long ones
-    #[arg(long, value_name = "PENALTY", allow_negative_numbers = true, default_value_t = 1.0, help_heading = "Beam search",
-        requires = "beams")]
+    #[arg(
+        long,
+        value_name = "PENALTY",
+        allow_negative_numbers = true,
+        default_value_t = 1.0,
+        help_heading = "Beam search",
+        requires = "beams"
+    )]
     pub length_penalty: f64,
 
     /// Tell each token's log-probability and rank, with the N likeliest tokens [N: 5 if not given]

@@ -1,8 +1,9 @@
 //! `conjure explain ...`.
 
 mod args;
-mod odds;
 mod attention;
+mod lens;
+mod odds;
 
 pub use args::ExplainCommand;
 
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 
 pub fn run(command: ExplainCommand) -> Result<ExitCode> {
     match command {
-        ExplainCommand::Odds(args) => odds::run(&args),
         ExplainCommand::Attention(args) => attention::run(&args),
+        ExplainCommand::Odds(args) => odds::run(&args),
+        ExplainCommand::Lens(args) => lens::run(&args),
     }
 }

@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn a_line_tells_probability_surprise_rank_and_alternatives() {
         let top = vec![Alternative { id: 7, text: " a".into(), logprob: -0.5_f32.exp2().ln() }];
-        let token = |text: &str, logprob| TokenOdds { id: 1, text: text.into(), logprob, rank: Some(3), top: top.clone() };
+        let token =
+            |text: &str, logprob| TokenOdds { id: 1, text: text.into(), logprob, rank: Some(3), top: top.clone() };
         let told = line(&token(" the\n", Some(-3.0 * std::f32::consts::LN_2)), false);
         assert!(told.starts_with("    12.50 %    3.00       3  \" the\\n\"  of \" a\" "), "{told}");
         assert_eq!(line(&token("x", None), false), "          -       -       -  \"x\"\n");

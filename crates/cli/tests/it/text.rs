@@ -82,7 +82,8 @@ fn text_is_streamed_to_stdout_and_the_rest_to_stderr() {
 #[test]
 fn a_seed_makes_the_same_text_again() {
     let desk = desk();
-    let drawn = |seed: &str| json(&desk, &["text", "the", "--temperature", "1.5", "--max-tokens", "20", "--seed", seed]);
+    let drawn =
+        |seed: &str| json(&desk, &["text", "the", "--temperature", "1.5", "--max-tokens", "20", "--seed", seed]);
     assert_eq!(drawn("7")["tokens"], drawn("7")["tokens"]);
     assert_ne!(drawn("7")["tokens"], drawn("8")["tokens"]);
     let outcome = desk.conjure(&["text", "the", "-m", "tiny", "--max-tokens", "3"]).succeeded();
@@ -152,6 +153,27 @@ fn odds_of_a_text_are_a_table_and_a_page() {
     let odds = json(&desk, &["explain", "odds", "the cat"]);
     let text: String = odds["tokens"].as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).collect();
     assert_eq!(text, "the cat");
+}
+
+#[test]
+fn the_lens_ends_with_what_the_model_says() {
+    let desk = desk();
+    let lens = json(&desk, &["explain", "lens", "--tokens", "5,17,4", "--top", "2"]);
+    let odds = json(&desk, &["explain", "odds", "--tokens", "5,17,4", "--top", "2"]);
+    let positions = lens["tokens"].as_array().unwrap();
+    assert_eq!(positions.len(), 3);
+    for (at, position) in positions.iter().enumerate() {
+        let layers = position["layers"].as_array().unwrap();
+        assert_eq!((layers.len(), &layers[0]["layer"], &layers[1]["rank"]), (2, &0.into(), &1.into()));
+        // What is said after a position is what is expected of the next.
+        if at < 2 {
+            let (own, theirs) = (&layers[1]["top"][0], &odds["tokens"][at + 1]["top"][0]);
+            assert_eq!(own["id"], theirs["id"]);
+            assert!((own["logprob"].as_f64().unwrap() - theirs["logprob"].as_f64().unwrap()).abs() < 1e-4);
+        }
+    }
+    let table = desk.conjure(&["explain", "lens", "the cat", "-m", "tiny"]).succeeded().stdout;
+    assert_eq!(table.lines().count(), 4, "{table}");
 }
 
 #[test]
@@ -237,10 +259,12 @@ fn what_cannot_be_used_is_refused() {
     let long = "x".repeat(300);
     desk.conjure(&["text", &long, "-m", "tiny"]).failed(REFUSED, &["300 tokens, the model reads 256", "help: shorten"]);
     desk.conjure(&["explain", "odds", &long, "-m", "tiny"]).failed(REFUSED, &["300 tokens", "256", "help: shorten"]);
-    desk.conjure(&["text", "--tokens", "5,9999", "-m", "tiny"]).failed(REFUSED, &["token id 9999", "help: ids go from 0"]);
+    desk.conjure(&["text", "--tokens", "5,9999", "-m", "tiny"])
+        .failed(REFUSED, &["token id 9999", "help: ids go from 0"]);
     desk.conjure(&["explain", "odds", "--tokens", "9999", "-m", "tiny"]).failed(REFUSED, &["token id 9999"]);
     desk.conjure(&["explain", "odds", "x", "--top", "1000", "-m", "tiny"]).failed(REFUSED, &["1000 alternatives"]);
-    desk.conjure(&["explain", "odds", "x", "--html", "no/p.html", "-m", "tiny"]).failed(REFUSED, &["no does not exist"]);
+    desk.conjure(&["explain", "odds", "x", "--html", "no/p.html", "-m", "tiny"])
+        .failed(REFUSED, &["no does not exist"]);
     with_input(&desk, &["text", "-"], b"\xff\xfe").failed(REFUSED, &["stdin is not text in UTF-8 at byte 0", "help:"]);
     with_input(&desk, &["chat"], b"\xff\xfe\n").failed(REFUSED, &["not text in UTF-8", "help:"]);
 }
@@ -256,7 +280,8 @@ fn a_model_without_tokenizer_takes_ids_and_one_without_template_no_chat() {
     fs::remove_file(desk.path("tiny/tokenizer.json")).unwrap();
     let made = json(&desk, &["text", "--tokens", "5,17", "--temperature", "0", "--max-tokens", "3"]);
     assert!(!ids(&made["tokens"]).is_empty());
-    desk.conjure(&["text", "the", "-m", "tiny"]).failed(REFUSED, &["has no tokenizer", "help: give token ids with --tokens"]);
+    desk.conjure(&["text", "the", "-m", "tiny"])
+        .failed(REFUSED, &["has no tokenizer", "help: give token ids with --tokens"]);
 }
 
 #[cfg(unix)]
@@ -265,8 +290,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
     let desk = desk();
     let program = env!("CARGO_BIN_EXE_conjure");
     let script = format!("'{program}' text the -m tiny --seed 1 --max-tokens 200 2>err | head -c 1 >out; cat err >&2");
-    let output =
-        std::process::Command::new("sh").arg("-c").arg(script).current_dir(desk.0.path()).output().unwrap();
+    let output = std::process::Command::new("sh").arg("-c").arg(script).current_dir(desk.0.path()).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!errors.contains("panicked") && !errors.contains("error:"), "{errors}");
     assert_eq!(fs::read(desk.path("out")).unwrap().len(), 1);

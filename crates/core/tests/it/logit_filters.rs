@@ -27,7 +27,8 @@ fn filter(name: &str, value: f32) -> Chain {
 
 #[test]
 fn every_filter_equals_that_of_transformers() {
-    let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/logit_filters.safetensors")).unwrap();
+    let bytes =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/logit_filters.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<u32> {
         let data = file.tensor(name).unwrap().data().to_vec();

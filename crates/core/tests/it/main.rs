@@ -6,8 +6,8 @@ mod checkpoint;
 mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
-mod logit_filters;
 mod gguf;
+mod logit_filters;
 mod ops;
 mod products;
 mod recompute;

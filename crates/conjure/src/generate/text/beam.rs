@@ -102,9 +102,8 @@ pub fn beam_search<M: NextToken>(
     }
     let ended = finished.len();
     finished.append(&mut beams);
-    let best = (0..finished.len()).max_by(|&a, &b| {
-        finished[a].score(penalty).total_cmp(&finished[b].score(penalty)).then(b.cmp(&a))
-    });
+    let best = (0..finished.len())
+        .max_by(|&a, &b| finished[a].score(penalty).total_cmp(&finished[b].score(penalty)).then(b.cmp(&a)));
     let Some(best) = best else {
         return Err(Error::failure("beam search found no text"));
     };

@@ -26,7 +26,7 @@ impl<'m> Chat<'m> {
             ));
         }
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        Ok(Self { model, session: model.session()?, messages })
+        Ok(Self { model, session: model.session(None)?, messages })
     }
 
     /// What was said so far, the system's message first if there is one.
@@ -45,8 +45,12 @@ impl<'m> Chat<'m> {
                 continue;
             }
             if message.role != expected {
-                return Err(Error::request(format!("message {} is by {:?}, not by {expected:?}", at + 1, message.role))
-                    .with_help("user and assistant take turns, after at most one message by system"));
+                return Err(Error::request(format!(
+                    "message {} is by {:?}, not by {expected:?}",
+                    at + 1,
+                    message.role
+                ))
+                .with_help("user and assistant take turns, after at most one message by system"));
             }
             expected = if expected == "user" { "assistant" } else { "user" };
         }

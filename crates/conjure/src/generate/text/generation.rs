@@ -286,7 +286,14 @@ impl<'a> Generation<'a> {
             if self.closing.is_empty() {
                 self.finish = Some(self.finish_at_limit.clone());
             }
-            return self.say(Token { id, text: String::new(), logprob: None, rank: None, top: Vec::new(), closing: true });
+            return self.say(Token {
+                id,
+                text: String::new(),
+                logprob: None,
+                rank: None,
+                top: Vec::new(),
+                closing: true,
+            });
         }
         if self.answer.len() >= self.max_tokens {
             return self.limit();
@@ -313,14 +320,14 @@ impl<'a> Generation<'a> {
 
     /// Chooses the next token by the scores.
     fn choose(&mut self) -> Result<Token> {
-        let mut token = Token { id: 0, text: String::new(), logprob: None, rank: None, top: Vec::new(), closing: false };
+        let mut token =
+            Token { id: 0, text: String::new(), logprob: None, rank: None, top: Vec::new(), closing: false };
         let known = self.logprobs.map(|count| (self.logits.clone(), count));
         if let Some(constraint) = &mut self.constraint {
             constraint.mask(&mut self.logits)?;
         }
         self.filters.apply(&mut self.logits, History { prompt: &self.prompt, answer: &self.answer });
-        let chosen =
-            if self.greedy { argmax(&self.logits) } else { draw(&self.logits, uniform(&mut self.generator)) };
+        let chosen = if self.greedy { argmax(&self.logits) } else { draw(&self.logits, uniform(&mut self.generator)) };
         token.id = chosen.ok_or_else(|| {
             Error::failure(format!("the model's scores are no numbers after {} tokens", self.model.len()))
                 .with_help("the weights are damaged, or of a kind that the model was not made for")
@@ -541,8 +548,7 @@ mod tests {
         for sampling in [Sampling::greedy(), Sampling::default()] {
             let request = request(|r| r.sampling = sampling);
             let mut broken = Broken;
-            let mut generation =
-                Generation::new(&mut broken, vec![0, 1], &request, &[], toy.stream(), None).unwrap();
+            let mut generation = Generation::new(&mut broken, vec![0, 1], &request, &[], toy.stream(), None).unwrap();
             generation.next().unwrap().unwrap();
             generation.unread = Some(0);
             let error = generation.next().unwrap().unwrap_err();

@@ -115,7 +115,9 @@ fn read(path: &Path) -> Result<String> {
         Err(error) => return Err(Error::io(path, error)),
     };
     if size > MAX_FILE {
-        return Err(Error::file(path, format!("has {size} bytes, more than {MAX_FILE}")).with_help("give a smaller one"));
+        return Err(
+            Error::file(path, format!("has {size} bytes, more than {MAX_FILE}")).with_help("give a smaller one")
+        );
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     String::from_utf8(bytes).map_err(|_| Error::file(path, "is not text in UTF-8").with_help("save it as UTF-8"))
@@ -199,7 +201,9 @@ impl Constraint {
             };
             Error::request(format!("{what} cannot be used: {}", first_line(&error))).with_help(match grammar {
                 Grammar::JsonSchema(_) => "schemas of draft 2020-12 without remote references are known",
-                Grammar::Lark(_) => "it is read as Lark with the rule start, or as GBNF with the rule root where it has ::=",
+                Grammar::Lark(_) => {
+                    "it is read as Lark with the rule start, or as GBNF with the rule root where it has ::="
+                }
             })
         })?;
         let mut constraint = Self { matcher: Matcher::new(Ok(parser)), tokens: tokens.clone() };
@@ -471,7 +475,10 @@ mod tests {
         assert!(schema("false").starts_with("the schema cannot be used: "));
         assert!(schema(r#"{"type": "string", "minLength": 5, "maxLength": 2}"#).contains("schema cannot be used"));
         assert!(schema(r#"{"$ref": "http://example.com/a.json"}"#).starts_with("the schema cannot be used: "));
-        assert!(schema(r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##).contains("matches no text"));
+        assert!(
+            schema(r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##)
+                .contains("matches no text")
+        );
     }
 
     #[test]

@@ -17,8 +17,8 @@
 
 pub mod beam;
 pub mod chat;
-pub mod generation;
 mod gbnf;
+pub mod generation;
 pub mod grammar;
 pub mod language_model;
 pub mod next_token;

@@ -221,9 +221,11 @@ pub fn room(prompt: usize, max_tokens: Option<usize>, context: usize) -> Result<
             .with_help("say a word to begin with"));
     }
     if prompt >= context {
-        return Err(Error::request(format!("the prompt has {prompt} tokens, the model reads {context} at once")).with_help(
-            format!("shorten it to {} tokens or fewer, or choose a model with a longer context", context.saturating_sub(1)),
-        ));
+        return Err(Error::request(format!("the prompt has {prompt} tokens, the model reads {context} at once"))
+            .with_help(format!(
+                "shorten it to {} tokens or fewer, or choose a model with a longer context",
+                context.saturating_sub(1)
+            )));
     }
     // The last token generated is not read again: it needs no place.
     let room = context - prompt + 1;
@@ -262,10 +264,7 @@ mod tests {
         assert_eq!(refusal(|r| r.stop = vec![String::new()]), "a stop string is empty");
         assert_eq!(refusal(|r| r.logprobs = Some(101)), "101 alternatives for each token, more than 100");
         assert_eq!(refusal(|r| r.prompt = Prompt::Ids(vec![])), "there are no token ids to begin with");
-        assert_eq!(
-            refusal(|r| r.beams = Some(Beams { width: 0, length_penalty: 1.0 })),
-            "beams 0 is outside 1 to 64"
-        );
+        assert_eq!(refusal(|r| r.beams = Some(Beams { width: 0, length_penalty: 1.0 })), "beams 0 is outside 1 to 64");
         // Also where the likeliest token is taken and it does not matter.
         assert_eq!(
             refusal(|r| r.sampling = Sampling { top_p: 2.0, ..Sampling::greedy() }),

@@ -13,8 +13,9 @@ impl TopK {
     /// `k` is 0.
     pub fn new(k: usize) -> Result<Self> {
         if k == 0 {
-            return Err(Error::request("top-k 0 leaves no token")
-                .with_help("40 is usual; 1 always takes the likeliest token"));
+            return Err(
+                Error::request("top-k 0 leaves no token").with_help("40 is usual; 1 always takes the likeliest token")
+            );
         }
         Ok(Self(k))
     }
