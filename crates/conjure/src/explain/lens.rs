@@ -72,7 +72,7 @@ impl Lens {
         // A layer at a time, and a position at a time, as all scores together would take too much memory. The last layer,
         // which is the model's own voice, comes first.
         let mut expected = Vec::with_capacity(ids.len());
-        let mut views: Vec<Vec<View>> = vec![Vec::with_capacity(layers); ids.len()];
+        let mut views: Vec<Vec<View>> = vec![Vec::new(); ids.len()];
         for (layer, (_, _, states)) in recorder.records.iter().enumerate().rev() {
             for (at, views) in views.iter_mut().enumerate() {
                 let state = states.narrow(1, at, 1)?.contiguous()?; // (1, 1, hidden_size)

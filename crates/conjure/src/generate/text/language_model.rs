@@ -273,6 +273,10 @@ impl NextToken for Session<'_> {
     fn vocabulary(&self) -> usize {
         self.decoder.config().vocab_size
     }
+
+    fn fork(&self) -> Result<Option<Self>> {
+        Ok(Some(Self { decoder: self.decoder, cache: self.cache.copy()?, context: self.context }))
+    }
 }
 
 struct Stream<'m>(Option<DecodeStream<'m>>);
