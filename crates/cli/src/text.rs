@@ -33,7 +33,8 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
     // What a search finds is known at its end only.
     let stream = !args.machine.json && request.beams.is_none();
     let mut reader_left = Ok(false);
-    let made = model.answer(&mut model.session()?, ids.clone(), &request, &mut |event| {
+    let most = request.max_tokens.map(|tokens| ids.len().saturating_add(tokens));
+    let made = model.answer(&mut model.session(most)?, ids.clone(), &request, &mut |event| {
         let text = match event {
             Event::Token(token) => token.text.as_str(),
             Event::End { rest, .. } => rest.as_str(),

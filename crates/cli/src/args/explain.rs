@@ -11,6 +11,8 @@ pub enum ExplainCommand {
     Attention(AttentionArgs),
     /// Show how likely a model finds each token of a text
     Odds(OddsArgs),
+    /// Show what each layer of a language model would say comes next
+    Lens(LensArgs),
 }
 
 /// `conjure explain attention`.
@@ -109,6 +111,29 @@ pub struct OddsArgs {
     /// Also write a page that shows the text in colour, with the alternatives of each token; it needs no network
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure explain lens`.
+#[derive(Debug, Args)]
+pub struct LensArgs {
+    /// The text; `-` reads it from stdin
+    #[arg(value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "tokens")]
+    pub text: Option<String>,
+
+    /// These token ids instead, separated by commas; nothing is added to them
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "text")]
+    pub tokens: Vec<u32>,
+
+    /// A folder with config.json, safetensors and a tokenizer, or a .gguf file
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+
+    /// How many tokens to tell for each layer
+    #[arg(long, value_name = "K", default_value_t = 5, allow_negative_numbers = true)]
+    pub top: usize,
 
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -13,7 +13,7 @@ mod train;
 pub use data::{DataCommand, EmojiArgs, FolderArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
 pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs};
-pub use explain::{AttentionArgs, ExplainCommand, OddsArgs};
+pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};
 pub use replay::ReplayArgs;

@@ -1,6 +1,7 @@
 //! `conjure explain ...`.
 
 mod attention;
+mod lens;
 mod odds;
 
 use crate::args::ExplainCommand;
@@ -10,7 +11,8 @@ use std::process::ExitCode;
 
 pub fn run(command: ExplainCommand) -> Result<ExitCode> {
     match command {
-        ExplainCommand::Odds(args) => odds::run(&args),
         ExplainCommand::Attention(args) => attention::run(&args),
+        ExplainCommand::Odds(args) => odds::run(&args),
+        ExplainCommand::Lens(args) => lens::run(&args),
     }
 }

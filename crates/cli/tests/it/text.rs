@@ -156,6 +156,27 @@ fn odds_of_a_text_are_a_table_and_a_page() {
 }
 
 #[test]
+fn the_lens_ends_with_what_the_model_says() {
+    let desk = desk();
+    let lens = json(&desk, &["explain", "lens", "--tokens", "5,17,4", "--top", "2"]);
+    let odds = json(&desk, &["explain", "odds", "--tokens", "5,17,4", "--top", "2"]);
+    let positions = lens["tokens"].as_array().unwrap();
+    assert_eq!(positions.len(), 3);
+    for (at, position) in positions.iter().enumerate() {
+        let layers = position["layers"].as_array().unwrap();
+        assert_eq!((layers.len(), &layers[0]["layer"], &layers[1]["rank"]), (2, &0.into(), &1.into()));
+        // What is said after a position is what is expected of the next.
+        if at < 2 {
+            let (own, theirs) = (&layers[1]["top"][0], &odds["tokens"][at + 1]["top"][0]);
+            assert_eq!(own["id"], theirs["id"]);
+            assert!((own["logprob"].as_f64().unwrap() - theirs["logprob"].as_f64().unwrap()).abs() < 1e-4);
+        }
+    }
+    let table = desk.conjure(&["explain", "lens", "the cat", "-m", "tiny"]).succeeded().stdout;
+    assert_eq!(table.lines().count(), 4, "{table}");
+}
+
+#[test]
 fn a_conversation_is_remembered_and_not_read_again() {
     let desk = desk();
     let script = "hello\n/help\nand\\\nnow?\n/save said.json\n/drop\n/nothing here\n";

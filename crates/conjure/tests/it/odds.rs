@@ -24,7 +24,8 @@ impl Recorded {
             let tensor = source.load(key, DType::F32, &Device::Cpu).unwrap();
             Some((key.strip_prefix("weights.")?.to_owned(), tensor))
         };
-        let tensors: BTreeMap<_, _> = source.infos().keys().filter(|key| key.starts_with("weights.")).filter_map(load).collect();
+        let tensors: BTreeMap<_, _> =
+            source.infos().keys().filter(|key| key.starts_with("weights.")).filter_map(load).collect();
         weights::save(folder.path().join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
         Self { folder, source }
     }

@@ -110,7 +110,7 @@ impl Odds {
     }
 }
 
-fn check_alternatives(alternatives: usize) -> Result<()> {
+pub(super) fn check_alternatives(alternatives: usize) -> Result<()> {
     if alternatives > MAX_TOP {
         return Err(Error::request(format!("{alternatives} alternatives for each token, more than {MAX_TOP}"))
             .with_help("5 are usual"));

@@ -57,11 +57,10 @@ impl Translator {
         }
         check_ids(&ids, vocabulary)?;
         match self.model.config().max_tokens() {
-            Some(most) if ids.len() > most => Err(Error::request(format!(
-                "the text has {} tokens, the model reads {most} at once",
-                ids.len()
-            ))
-            .with_help("shorten it, or choose a model with a longer context")),
+            Some(most) if ids.len() > most => {
+                Err(Error::request(format!("the text has {} tokens, the model reads {most} at once", ids.len()))
+                    .with_help("shorten it, or choose a model with a longer context"))
+            }
             _ => Ok(ids),
         }
     }

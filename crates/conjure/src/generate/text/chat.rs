@@ -26,7 +26,7 @@ impl<'m> Chat<'m> {
             ));
         }
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        Ok(Self { model, session: model.session()?, messages })
+        Ok(Self { model, session: model.session(None)?, messages })
     }
 
     /// What was said so far, the system's message first if there is one.

@@ -120,13 +120,15 @@ impl LanguageModel {
         self.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_text(id)).unwrap_or_default()
     }
 
-    /// The model having read nothing, with a memory of what it reads.
+    /// The model having read nothing, with a memory of what it reads: of at most `most` tokens, or of as many as it can. Some
+    /// models (LongRoPE) read differently in a longer memory, so that `most` should be told where it is known.
     ///
     /// # Errors
     /// None that a user can cause.
-    pub fn session(&self) -> Result<Cached<Session<'_>>> {
+    pub fn session(&self, most: Option<usize>) -> Result<Cached<Session<'_>>> {
         let context = self.context();
-        Cached::new(Session { decoder: &self.decoder, cache: self.decoder.new_cache(context), context })
+        let cache = self.decoder.new_cache(most.map_or(context, |most| most.clamp(1, context)));
+        Cached::new(Session { decoder: &self.decoder, cache, context })
     }
 
     /// The ids of a prompt, with those that the model expects before a text.
@@ -172,7 +174,8 @@ impl LanguageModel {
     pub fn generate(&self, request: &TextRequest, on_event: &mut dyn FnMut(&Event) -> bool) -> Result<Generated> {
         request.validate()?;
         let prompt = self.encode(&request.prompt)?;
-        self.answer(&mut self.session()?, prompt, request, on_event)
+        let most = request.max_tokens.map(|tokens| prompt.len().saturating_add(tokens));
+        self.answer(&mut self.session(most)?, prompt, request, on_event)
     }
 
     /// Goes on from these ids in a session; what it has read of them already is not read again.
@@ -269,6 +272,10 @@ impl NextToken for Session<'_> {
 
     fn vocabulary(&self) -> usize {
         self.decoder.config().vocab_size
+    }
+
+    fn fork(&self) -> Result<Option<Self>> {
+        Ok(Some(Self { decoder: self.decoder, cache: self.cache.copy()?, context: self.context }))
     }
 }
 

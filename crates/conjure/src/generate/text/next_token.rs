@@ -29,6 +29,18 @@ pub trait NextToken {
 
     /// How many tokens it knows.
     fn vocabulary(&self) -> usize;
+
+    /// The same model with a memory of its own, which has read the same; `None` where that is not possible. With it, beam
+    /// search reads nothing twice.
+    ///
+    /// # Errors
+    /// Memory runs out.
+    fn fork(&self) -> Result<Option<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
 }
 
 /// A model beside the ids that it has read, so that a text that begins like the one before is not read again.
@@ -104,6 +116,10 @@ impl<M: NextToken> NextToken for Cached<M> {
 
     fn vocabulary(&self) -> usize {
         self.model.vocabulary()
+    }
+
+    fn fork(&self) -> Result<Option<Self>> {
+        Ok(self.model.fork()?.map(|model| Self { model, ids: self.ids.clone() }))
     }
 }
 

@@ -6,6 +6,7 @@ use conjure_core::{Error, Result};
 
 /// Trigrams of a text, with those of fewer letters added at a tenth and a hundredth. Token ids are places in the sorted
 /// alphabet of the text.
+#[derive(Clone)]
 pub struct Toy {
     pub alphabet: Vec<char>,
     text: Vec<u32>,
@@ -72,6 +73,10 @@ impl NextToken for Toy {
 
     fn vocabulary(&self) -> usize {
         self.alphabet.len()
+    }
+
+    fn fork(&self) -> Result<Option<Self>> {
+        Ok(Some(self.clone()))
     }
 }
 
