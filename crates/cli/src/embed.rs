@@ -1,6 +1,6 @@
 //! `conjure embed` and `conjure similar`.
 
-use crate::embed_args::{EmbedArgs, EncoderArgs, SimilarArgs};
+use crate::args::{EmbedArgs, EncoderArgs, SimilarArgs};
 use crate::{interrupt, report};
 use conjure::generate::embed::{Cut, Embeddings, SentenceEncoder, most_similar};
 use conjure::{Error, Result};

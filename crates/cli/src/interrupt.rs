@@ -1,8 +1,9 @@
-//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once.
+//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once, but not a conversation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static KEEP_RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a program that an interrupt ended: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -11,7 +12,7 @@ const INTERRUPTED: i32 = 130;
 pub fn listen() {
     // Where no handler can be installed Ctrl-C still ends the program; files are written whole or not at all either way.
     let _ = ctrlc::set_handler(|| {
-        if REQUESTED.swap(true, Ordering::Relaxed) {
+        if REQUESTED.swap(true, Ordering::Relaxed) && !is_kept_running() {
             std::process::exit(INTERRUPTED);
         }
     });
@@ -20,4 +21,19 @@ pub fn listen() {
 /// Whether the user asked to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// From now on Ctrl-C never ends the program, only the work at hand, as in a conversation.
+pub fn keep_running() {
+    KEEP_RUNNING.store(true, Ordering::Relaxed);
+}
+
+/// Whether Ctrl-C is for the work at hand only.
+pub fn is_kept_running() -> bool {
+    KEEP_RUNNING.load(Ordering::Relaxed)
+}
+
+/// Begins new work: what was asked before does not count for it.
+pub fn clear() {
+    REQUESTED.store(false, Ordering::Relaxed);
 }

@@ -2,18 +2,22 @@
 
 mod args;
 mod cache;
+mod chat;
+mod chat_input;
 mod data;
 mod embed;
-mod embed_args;
 mod evaluate;
+mod explain;
 mod image;
 mod interrupt;
+mod language;
 mod models;
 mod output;
 mod preview;
 mod progress;
 mod replay;
 mod report;
+mod text;
 mod train;
 
 use args::{Arguments, Command};
@@ -30,12 +34,15 @@ fn main() -> ExitCode {
     interrupt::listen();
     let outcome = match arguments.command {
         Command::Image(args) => image::run(*args),
+        Command::Text(args) => text::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Replay(args) => replay::run(args),
         Command::Embed(args) => embed::embed(&args),
         Command::Similar(args) => embed::similar(&args),
         Command::Models(command) => models::run(command),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(command) => evaluate::run(command),
+        Command::Explain(command) => explain::run(command),
         Command::Data(command) => data::run(command),
     };
     match outcome {

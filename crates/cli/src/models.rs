@@ -1,9 +1,10 @@
 //! `conjure models ...`.
 
-use crate::args::{InspectArgs, ModelsCommand, ReportArgs, TinyArgs};
+use crate::args::{InspectArgs, ModelsCommand, ReportArgs, TinyArgs, TinyKind};
 use crate::{cache, report};
 use conjure::Result;
 use conjure::generate::image::{self, inspect::Inspection};
+use conjure::generate::text;
 use conjure::registry::{FAMILIES, Family};
 use conjure::tokens::clip_vocabulary;
 use serde_json::json;
@@ -19,7 +20,10 @@ pub fn run(command: ModelsCommand) -> Result<ExitCode> {
 }
 
 fn tiny(args: &TinyArgs) -> Result<ExitCode> {
-    image::save_tiny(&args.out, args.seed)?;
+    match args.kind {
+        TinyKind::Image => image::save_tiny(&args.out, args.seed)?,
+        TinyKind::Text => text::save_tiny(&args.out, args.seed)?,
+    }
     let line =
         if args.report.json { json!({ "folder": args.out }).to_string() } else { args.out.display().to_string() };
     report::result(&line)?;

@@ -1,7 +1,7 @@
 //! How results and errors reach the user: results on stdout, everything else on stderr.
 
 use conjure::{Error, Result};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 /// Prints an error with its remedy, and gives the exit code that belongs to it.
@@ -43,4 +43,25 @@ pub fn result(line: &str) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Error::io("stdout", error)),
     }
+}
+
+/// Prints a part of a result at once, without a line end. In a terminal, characters that would steer it are left out. Whether
+/// somebody still reads.
+///
+/// # Errors
+/// Stdout cannot be written to, for example because it is a full disk.
+pub fn piece(text: &str) -> Result<bool> {
+    let stdout = std::io::stdout();
+    let text = if stdout.is_terminal() { printable(text) } else { text.to_owned() };
+    let mut out = stdout.lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io("stdout", error)),
+    }
+}
+
+/// A text without characters that steer a terminal; what a model writes is not to be trusted.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod digest;
 pub mod evaluate;
+pub mod explain;
 pub mod generate;
 pub mod image_file;
 mod model_folder;

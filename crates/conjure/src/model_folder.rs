@@ -37,13 +37,20 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// Either is missing or damaged.
 pub fn open<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<(C, Params)> {
+    Ok((config(folder, parse)?, load(folder)?))
+}
+
+/// The config in `folder`, as `parse` reads it.
+///
+/// # Errors
+/// It is missing or damaged.
+pub fn config<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<C> {
     let path = folder.join("config.json");
     let text = read_text(&path)?.ok_or_else(|| Error::file(&path, "not found").with_help("name a model's folder"))?;
-    let config = parse(&text).map_err(|error| match error {
+    parse(&text).map_err(|error| match error {
         Error::Request { message, help } => Error::File { path, message, help },
         other => other,
-    })?;
-    Ok((config, load(folder)?))
+    })
 }
 
 /// The weights in `folder`, in f32.

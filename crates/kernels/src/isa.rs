@@ -35,6 +35,22 @@ pub(crate) fn has_bf16() -> bool {
     return false;
 }
 
+/// Whether this processor multiplies bytes (AVX512-VNNI) and converts f16, and AVX-512 may be used.
+pub(crate) fn has_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") && has_f16();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Whether this processor converts f16 (F16C), and AVX2 may be used.
+pub(crate) fn has_f16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa() >= Isa::Avx2 && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 #[cfg(target_arch = "x86_64")]
 fn detected() -> Isa {
     if is_x86_feature_detected!("avx512f")

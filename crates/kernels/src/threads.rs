@@ -129,7 +129,7 @@ mod tests {
         let shares = Shares::new(1).unwrap();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shares.run(|_| panic!("expected"))));
         assert!(outcome.is_err());
-        let held = shares.run(|_| SHARE.with_borrow(|share| share.as_ref().map(Arc::as_ptr)));
-        assert_eq!(held, [Some(Arc::as_ptr(&shares.shares[0]))]);
+        let held = shares.run(|_| SHARE.with_borrow(|share| share.as_ref().map(|share| Arc::as_ptr(share).addr())));
+        assert_eq!(held, [Some(Arc::as_ptr(&shares.shares[0]).addr())]);
     }
 }

@@ -235,6 +235,7 @@ fn directions(embeds: &Tensor) -> Result<Vec<Vec<f32>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use conjure_core::Device;
 
     fn tiny() -> Clip {
         let text = ClipTextConfig {

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`embed`] | which texts are alike in meaning? |
 //! | [`image`] | how do words become a picture? |
+//! | [`text`] | how are words continued and answered? |
 
 pub mod embed;
 pub mod image;
+pub mod text;

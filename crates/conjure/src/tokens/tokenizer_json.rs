@@ -8,7 +8,6 @@ use super::tokenizer::PieceStyle;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use tokenizers::models::ModelWrapper;
-use tokenizers::models::bpe::BPE;
 
 /// Ids above this one are refused: a lying id would be a table of that size.
 pub(super) const MAX_ID: u64 = (1 << 24) - 1;
@@ -56,7 +55,8 @@ pub(super) fn load(text: &str) -> Result<Loaded, String> {
         && bpe.dropout.is_some()
     {
         // Dropout belongs to training; the same text has the same ids.
-        let certain = BPE { dropout: None, ..bpe.clone() };
+        let mut certain = bpe.clone();
+        certain.dropout = None;
         inner.with_model(certain);
     }
     for (content, id) in &facts.added {

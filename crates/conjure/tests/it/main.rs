@@ -3,12 +3,14 @@
 mod adapters;
 mod clip_tokenizer;
 mod data_sets;
+mod explain_attention;
 mod fine_tuning;
 #[path = "../../../../fuzz/bodies/words_and_pictures.rs"]
 mod fuzz_bodies;
 #[path = "../../../../fuzz/bodies/text_tokenizers.rs"]
 mod fuzz_bodies_text;
 mod hostile_files;
+mod odds;
 mod stable_diffusion;
 mod text_tokenizers;
 mod train;

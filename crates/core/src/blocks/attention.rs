@@ -2,7 +2,7 @@
 
 use super::Linear;
 use crate::ops::{self, AttentionSpec};
-use crate::probe::{Probe, Quantity, offer};
+use crate::probe::{Probe, Quantity, SeenAttention, offer};
 use crate::weights::Params;
 use crate::{Result, Tensor};
 
@@ -39,6 +39,45 @@ impl AttentionNames {
     pub const DIFFUSERS: Self = Self { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
     /// As transformers writes most models, CLIP among them.
     pub const TRANSFORMERS: Self = Self { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
+}
+
+/// [`ops::attention`] before a probe's eyes: `q (batch, heads, t, head_dim)`, `k (batch, kv_heads, s, head_dim)`, `v (batch,
+/// kv_heads, s, value_dim)`: `(batch, heads, t, value_dim)`. Every attention of every model goes through here, so that all can
+/// be explained alike. `to_out` is the projection of the merged heads, `path` the layer's.
+///
+/// # Errors
+/// The shapes do not fit each other; those of the probe.
+pub fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spec: AttentionSpec<'_>,
+    to_out: &dyn Fn(&Tensor) -> Result<Tensor>,
+    path: &str,
+    probe: &mut dyn Probe,
+) -> Result<Tensor> {
+    offer(probe, path, Quantity::Query, q)?;
+    for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
+        if probe.wants(path, quantity) {
+            // A cache's memory is written again; what a probe has seen must stay.
+            probe.observe(path, quantity, &value.copy()?)?;
+        }
+    }
+    let what_if = probe.what_if(path);
+    let hidden = what_if.as_ref().map(|change| change.mask(q, k, spec.mask)).transpose()?.flatten();
+    let spec = AttentionSpec { mask: hidden.as_ref().or(spec.mask), ..spec };
+    if probe.wants(path, Quantity::AttentionProbabilities) {
+        let probabilities = ops::attention_probabilities(q, k, spec)?;
+        probe.observe(path, Quantity::AttentionProbabilities, &probabilities)?;
+    }
+    let y = ops::attention(q, k, v, spec)?; // (batch, heads, t, value_dim)
+    if probe.wants(path, Quantity::Attention) {
+        probe.observe_attention(path, &SeenAttention { q, k, v, spec, y: &y, to_out })?;
+    }
+    match what_if {
+        Some(change) => change.silence(&y),
+        None => Ok(y),
+    }
 }
 
 /// Multi-head self- or cross-attention.
@@ -92,14 +131,7 @@ impl Attention {
         let k = self.split_heads(&self.to_k.forward(context)?)?; // (batch, heads, source, head_dim)
         let v = self.split_heads(&self.to_v.forward(context)?)?; // (batch, heads, source, head_dim)
         let spec = AttentionSpec { mask, causal: self.causal, ..AttentionSpec::new(self.config.head_dim) };
-        for (quantity, value) in [(Quantity::Query, &q), (Quantity::Key, &k), (Quantity::Value, &v)] {
-            offer(probe, &self.path, quantity, value)?;
-        }
-        if probe.wants(&self.path, Quantity::AttentionProbabilities) {
-            let probabilities = ops::attention_probabilities(&q, &k, spec)?;
-            probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
-        }
-        let y = ops::attention(&q, &k, &v, spec)?; // (batch, heads, time, head_dim)
+        let y = attend(&q, &k, &v, spec, &|y| self.to_out.forward(y), &self.path, probe)?; // (batch, heads, time, head_dim)
         let (batch, heads, time, head_dim) = y.dims4()?;
         let y = y.transpose(1, 2)?.reshape((batch, time, heads * head_dim))?;
         self.to_out.forward(&y)

@@ -209,14 +209,7 @@ impl Layer {
 
     /// Appends where the memory of a window is full: what the new rows see is joined in memory of its own, and only the last
     /// rows stay.
-    fn slide(
-        &mut self,
-        k: &Tensor,
-        v: &Tensor,
-        used: usize,
-        behind: usize,
-        window: usize,
-    ) -> Result<(Tensor, Tensor)> {
+    fn slide(&mut self, k: &Tensor, v: &Tensor, used: usize, behind: usize, window: usize) -> Result<(Tensor, Tensor)> {
         let time = k.dim(2)?;
         let (old_keys, old_values) = match &self.rows {
             Some((keys, values)) => (keys.narrow(2, 0, used)?, values.narrow(2, 0, used)?),

@@ -20,7 +20,7 @@ mod transformer_2d;
 mod upsample;
 
 pub use activation::Activation;
-pub use attention::{Attention, AttentionConfig, AttentionNames};
+pub use attention::{Attention, AttentionConfig, AttentionNames, attend};
 pub use conv::Conv2d;
 pub use downsample::Downsample;
 pub use embedding::Embedding;

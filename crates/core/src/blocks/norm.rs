@@ -19,6 +19,13 @@ impl LayerNorm {
         Ok(Self { weight, bias, eps })
     }
 
+    /// `weight (features)` alone; the bias is 0 and no parameter.
+    pub fn without_bias(params: &Params, features: usize, eps: f64) -> Result<Self> {
+        let weight = params.get("weight", features, Init::Constant(1.0))?;
+        let bias = weight.detach().zeros_like()?;
+        Ok(Self { weight, bias, eps })
+    }
+
     /// `x (..., features)`, shape unchanged.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)

@@ -43,10 +43,7 @@ impl AttentionSpec<'_> {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, &spec)?;
     let masked_and_squeezed = spec.mask.is_some() && spec.soft_cap.is_some();
-    if masked_and_squeezed
-        || !on_cpu_in_f32(&[q, k, v])
-        || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask]))
-    {
+    if masked_and_squeezed || !on_cpu_in_f32(&[q, k, v]) || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask])) {
         return plain::attention(q, k, v, spec);
     }
     let mask = match spec.mask {

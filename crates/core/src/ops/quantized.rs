@@ -5,7 +5,7 @@ use crate::weights::Quantized;
 use crate::{D, DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::fresh::zeros;
-use conjure_kernels::quantized::dequantize;
+use conjure_kernels::quantized::{dequantize, product};
 
 /// `x (..., in_features)` times `weight (out_features, in_features)` transposed, plus `bias (out_features)`:
 /// `(..., out_features)`. On a CPU in f32 the blocks are read where they lie, elsewhere they are made floats first.
@@ -66,8 +66,7 @@ impl CustomOp1 for Linear {
         let mut shape = layout.dims().to_vec();
         *shape.last_mut().expect("checked to have a last dimension") = n;
         let m = layout.dims()[..shape.len() - 1].iter().product();
-        let mut out = zeros(m * n);
-        matmul(self.weight.format(), self.weight.bytes(), n, k, contiguous(x, layout)?, m, &mut out);
+        let mut out = product(self.weight.format(), self.weight.bytes(), n, k, contiguous(x, layout)?, m);
         if let Some(bias) = &self.bias {
             with_slice(bias, |bias| {
                 for row in out.chunks_exact_mut(n.max(1)) {
@@ -102,15 +101,5 @@ pub mod plain {
     /// Plain twin of [`super::quantized_embedding`].
     pub fn quantized_embedding(ids: &Tensor, table: &Quantized) -> Result<Tensor> {
         crate::ops::plain::embedding(ids, &table.dequantize()?.to_device(ids.device())?)
-    }
-}
-
-fn matmul(format: crate::weights::Format, w: &[u8], n: usize, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    let mut floats = zeros(n * k);
-    dequantize(format, w, &mut floats);
-    for i in 0..m {
-        for j in 0..n {
-            out[i * n + j] = (0..k).map(|l| x[i * k + l] * floats[j * k + l]).sum();
-        }
     }
 }

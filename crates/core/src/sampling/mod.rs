@@ -8,6 +8,7 @@
 //! | [`denoiser`] | how does a network that predicts noise become a [`Denoise`]? |
 //! | [`guidance`] | how is the prompt made to count for more? |
 //! | [`solvers`] | the samplers: one short function each |
+//! | [`text`] | how do a language model's scores become a token? |
 //!
 //! Everything works in the variance-exploding convention `x = x0 + sigma * noise`. The variance-preserving samplers of the
 //! literature (DDPM, DDIM, PNDM, DPM-Solver++, UniPC, LCM) are the same mathematics with `x_vp = x / sqrt(1 + sigma^2)`,
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod sampler;
 pub mod scheduler_config;
 pub mod solvers;
+pub mod text;
 
 mod beta_distribution;
 

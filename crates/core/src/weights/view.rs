@@ -14,6 +14,19 @@ pub enum Transform {
     AsIs,
     /// These rows of dimension 0: one of the projections in a fused `in_proj`.
     Rows(Range<usize>),
+    /// These columns of a matrix, turned into rows: one of the projections in a fused one that is stored as the matrix to
+    /// multiply with from the right.
+    ColumnsTransposed(Range<usize>),
+    /// From each run of `parts * rows` rows of dimension 0, the `rows` of number `part`: one of the projections in a fused
+    /// one that has q, k and v of one head after the other.
+    Interleaved {
+        /// Which of the parts.
+        part: usize,
+        /// How many parts take turns.
+        parts: usize,
+        /// Rows of a part before the next one's turn.
+        rows: usize,
+    },
     /// `(a, b)` to `(b, a)`: a projection that is stored as the matrix to multiply with from the right.
     Transpose,
     /// `(a, b, 1, ...)` to `(a, b)`: a linear layer that is stored as a convolution of size 1.
@@ -29,6 +42,15 @@ impl Transform {
             Self::Rows(rows) => {
                 let (&n, rest) = dims.split_first()?;
                 (rows.start <= rows.end && rows.end <= n).then(|| Shape::from([&[rows.len()], rest].concat()))
+            }
+            Self::ColumnsTransposed(columns) => match dims {
+                &[a, b] if columns.start <= columns.end && columns.end <= b => Some(Shape::from((columns.len(), a))),
+                _ => None,
+            },
+            &Self::Interleaved { part, parts, rows } => {
+                let (&n, rest) = dims.split_first()?;
+                let run = parts.checked_mul(rows).filter(|run| *run > 0 && part < parts)?;
+                n.is_multiple_of(run).then(|| Shape::from([&[n / parts], rest].concat()))
             }
             Self::Transpose => match dims {
                 &[a, b] => Some(Shape::from((b, a))),
@@ -110,6 +132,15 @@ impl TensorSource for Renamed {
             Transform::AsIs => stored,
             // A copy, so that the rest of a fused tensor is not kept alive.
             Transform::Rows(rows) => stored.narrow(0, rows.start, rows.len())?.force_contiguous()?,
+            Transform::ColumnsTransposed(columns) => {
+                stored.narrow(1, columns.start, columns.len())?.t()?.force_contiguous()?
+            }
+            Transform::Interleaved { part, parts, rows } => {
+                let wanted = &self.infos[name].shape;
+                let (n, rest) = (stored.dims()[0], stored.dims()[1..].iter().product::<usize>());
+                let turns = stored.reshape((n / (parts * rows), *parts, rows * rest))?;
+                turns.narrow(1, *part, 1)?.force_contiguous()?.reshape(wanted.clone())?
+            }
             Transform::Transpose => stored.t()?.contiguous()?,
             Transform::Squeeze => stored.reshape(self.infos[name].shape.clone())?,
         })
@@ -152,6 +183,8 @@ mod tests {
             ("q".to_owned(), view("in_proj", Transform::Rows(0..2))),
             ("v".to_owned(), view("in_proj", Transform::Rows(4..6))),
             ("t".to_owned(), view("in_proj", Transform::Transpose)),
+            ("c".to_owned(), view("in_proj", Transform::ColumnsTransposed(1..2))),
+            ("i".to_owned(), view("in_proj", Transform::Interleaved { part: 1, parts: 3, rows: 1 })),
             ("lost".to_owned(), View::as_is("nowhere")),
         ];
         let renamed = Renamed::new(source(), views).unwrap();
@@ -159,6 +192,8 @@ mod tests {
         assert_eq!(load("q"), [[0.0, 1.0], [2.0, 3.0]]);
         assert_eq!(load("v"), [[8.0, 9.0], [10.0, 11.0]]);
         assert_eq!(load("t"), [[0.0, 2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]]);
+        assert_eq!(load("c"), [[1.0, 3.0, 5.0, 7.0, 9.0, 11.0]]);
+        assert_eq!(load("i"), [[2.0, 3.0], [8.0, 9.0]]);
         assert!(!renamed.infos().contains_key("lost"));
         assert_eq!(renamed.infos()["t"].shape.dims(), [2, 6]);
         assert_eq!(renamed.unused(), ["conv"]);
@@ -174,5 +209,9 @@ mod tests {
         assert_eq!(error.to_string(), "tensor in_proj has shape [6, 2], which cannot become k (Rows(4..8))");
         assert!(Renamed::new(source(), [("k".to_owned(), view("conv", Transform::Transpose))]).is_err());
         assert!(Renamed::new(source(), [("k".to_owned(), view("in_proj", Transform::Rows(3..3)))]).is_ok());
+        let four_rows = Transform::Interleaved { part: 0, parts: 2, rows: 2 };
+        assert!(Renamed::new(source(), [("k".to_owned(), view("in_proj", four_rows))]).is_err());
+        let beyond = Transform::ColumnsTransposed(1..3);
+        assert!(Renamed::new(source(), [("k".to_owned(), view("in_proj", beyond))]).is_err());
     }
 }

@@ -1,11 +1,13 @@
 //! Integration tests of the core, against recorded references.
 
+mod attend;
 mod blocks;
 mod checkpoint;
 mod cross_entropy;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
 mod gguf;
+mod logit_filters;
 mod ops;
 mod products;
 mod recompute;

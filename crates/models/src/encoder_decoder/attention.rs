@@ -1,8 +1,8 @@
 //! Attention with offsets that learn, and with keys and values that are kept from step to step.
 
-use conjure_core::blocks::{AttentionNames, Linear};
+use conjure_core::blocks::{AttentionNames, Linear, attend};
 use conjure_core::ops::{self, AttentionSpec};
-use conjure_core::probe::{Probe, Quantity, offer};
+use conjure_core::probe::Probe;
 use conjure_core::weights::Params;
 use conjure_core::{Result, Tensor};
 
@@ -86,22 +86,15 @@ impl Attention {
     ) -> Result<Tensor> {
         let KeysValues { keys: k, values: v } = source;
         let q = self.split_heads(&self.q.forward(x)?)?; // (batch, heads, time, head_dim)
-        for (quantity, value) in [(Quantity::Query, &q), (Quantity::Key, k), (Quantity::Value, v)] {
-            offer(probe, &self.path, quantity, value)?;
-        }
         let added = match (offsets.bias, offsets.mask) {
             (Some(bias), Some(mask)) => Some(bias.broadcast_add(mask)?), // (batch, heads, time, source)
             (bias, mask) => bias.or(mask).cloned(),
         };
         let plain = AttentionSpec::new(self.head_dim);
         let spec = AttentionSpec { scale: self.scale, causal: offsets.causal, mask: added.as_ref(), ..plain };
-        if probe.wants(&self.path, Quantity::AttentionProbabilities) {
-            let probabilities = ops::attention_probabilities(&q, k, spec)?;
-            probe.observe(&self.path, Quantity::AttentionProbabilities, &probabilities)?;
-        }
         let y = match added.as_ref().filter(|_| offsets.bias.is_some_and(Tensor::track_op)) {
             Some(added) => self.with_learned_offsets(&q, source, added, offsets.causal)?,
-            None => ops::attention(&q, k, v, spec)?,
+            None => attend(&q, k, v, spec, &|y| self.out.forward(y), &self.path, probe)?,
         }; // (batch, heads, time, head_dim)
         let (batch, heads, time, head_dim) = y.dims4()?;
         self.out.forward(&y.transpose(1, 2)?.reshape((batch, time, heads * head_dim))?) // (batch, time, d_model)

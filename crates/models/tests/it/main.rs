@@ -3,6 +3,9 @@
 mod autoencoder_kl;
 mod clip_text;
 mod clip_vision;
+mod decoder;
+mod decoder_config;
+mod decoder_gguf;
 mod encoder;
 mod encoder_decoder;
 mod fixture;

@@ -1,0 +1,128 @@
+//! `conjure text` and `conjure chat`.
+
+use super::MachineArgs;
+use clap::Args;
+use std::path::PathBuf;
+
+/// `conjure text`.
+#[derive(Debug, Args)]
+pub struct TextArgs {
+    /// What the text begins with; `-` reads it from stdin
+    #[arg(value_name = "PROMPT", allow_hyphen_values = true, required_unless_present = "tokens")]
+    pub prompt: Option<String>,
+
+    /// Begin with these token ids instead, separated by commas; nothing is added to them
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    pub tokens: Vec<u32>,
+
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub constraint: ConstraintArgs,
+
+    /// Search for the likeliest whole text along so many beginnings, instead of sampling
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Beam search",
+        conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical", "seed", "logprobs", "json_schema", "grammar"])]
+    pub beams: Option<usize>,
+
+    /// Texts compete by log-probability / length ^ PENALTY: 0 favours short ones, over 1 long ones
+    #[arg(
+        long,
+        value_name = "PENALTY",
+        allow_negative_numbers = true,
+        default_value_t = 1.0,
+        help_heading = "Beam search",
+        requires = "beams"
+    )]
+    pub length_penalty: f64,
+
+    /// Tell each token's log-probability and rank, with the N likeliest tokens [N: 5 if not given]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5", help_heading = "Looking inside")]
+    pub logprobs: Option<usize>,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Tell the model how to behave
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system: Option<String>,
+
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub constraint: ConstraintArgs,
+
+    /// Threads to use [default: one per core]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+}
+
+/// Which model, and how its tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// A folder with config.json, safetensors and a tokenizer, or a .gguf file
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+
+    /// Most tokens to generate [default: 256 in text; until the answer or the context ends in chat]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_tokens: Option<usize>,
+
+    /// End before this text; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// How bold the choice is; 0 always takes the likeliest token [default: 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub temperature: Option<f32>,
+
+    /// Choose among the K likeliest tokens; 0 is all [default: 40]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub top_k: Option<usize>,
+
+    /// Choose among the likeliest tokens that have this probability together; 1 is all [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub top_p: Option<f32>,
+
+    /// Leave out tokens less likely than this share of the likeliest; 0 leaves out none [default: 0.05]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub min_p: Option<f32>,
+
+    /// Choose among tokens of typical information that have this probability together; 1 is all [default: 1]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub typical: Option<f32>,
+
+    /// Make tokens less likely that occurred in prompt or answer; 1 changes nothing [default: 1]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub repeat_penalty: Option<f32>,
+
+    /// Subtract this from the scores of tokens that the answer has [default: 0]
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub presence: Option<f32>,
+
+    /// Subtract this for each time that the answer has the token [default: 0]
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub frequency: Option<f32>,
+
+    /// The same seed and settings make the same text [default: random, and printed]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub seed: Option<u64>,
+}
+
+/// What the text has to match.
+#[derive(Debug, Args)]
+pub struct ConstraintArgs {
+    /// Write JSON that matches this JSON schema
+    #[arg(long, value_name = "FILE", help_heading = "Form", conflicts_with = "grammar")]
+    pub json_schema: Option<PathBuf>,
+
+    /// Write what matches this grammar: Lark with the rule start, or GBNF with the rule root
+    #[arg(long, value_name = "FILE", help_heading = "Form")]
+    pub grammar: Option<PathBuf>,
+}

@@ -1,0 +1,154 @@
+//! `conjure chat`: a conversation in the terminal.
+
+use crate::args::ChatArgs;
+use crate::chat_input::{Input, Line};
+use crate::{interrupt, language, output, report};
+use conjure::generate::image::random_seed;
+use conjure::generate::text::{Chat, Event, Finish, Prompt, TextRequest};
+use conjure::image_file::write_atomically;
+use conjure::tokens::Message;
+use conjure::{Error, Result};
+use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Largest file of a saved conversation in bytes.
+const MAX_FILE: u64 = 64 << 20;
+
+const HELP: &str = "\
+/help        these lines
+/reset       forget the conversation, but not --system
+/drop        forget the oldest question and its answer
+/save FILE   write the conversation to a file
+/load FILE   go on with the conversation in a file
+/quit        end, as Ctrl-D does
+A line that ends with \\ goes on in the next; \"\"\" begins and ends a text of several lines; // begins a text with /.
+Ctrl-C stops the answer.";
+
+pub fn run(args: &ChatArgs) -> Result<ExitCode> {
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    // The prompt is asked for later; everything else is checked now.
+    let mut request = language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
+    if let Some(threads) = args.threads {
+        conjure::set_threads(threads)?;
+    }
+    let (model, name) = language::open(args.sampling.model.as_deref())?;
+    let mut chat = Chat::new(&model, args.system.as_deref())?;
+    let mut input = Input::new()?;
+    if input.interactive() {
+        report::note(&format!("{name}, {} tokens of context; /help tells more, Ctrl-D ends", model.context()));
+        interrupt::keep_running();
+    }
+    loop {
+        let outcome = match input.read()? {
+            Line::End => break,
+            Line::Text(text) => match text.strip_prefix('/') {
+                Some(command) if !command.starts_with('/') => match command_line(command, &mut chat) {
+                    Ok(true) => break,
+                    other => other.map(|_| true),
+                },
+                _ => {
+                    let question = if text.starts_with("//") { &text[1..] } else { text.as_str() };
+                    if question.trim().is_empty() {
+                        continue;
+                    }
+                    let told = ask(&mut chat, question, &request);
+                    // The next answer is drawn anew, and still the same when all is asked again.
+                    request.seed = request.seed.wrapping_add(1);
+                    told
+                }
+            },
+        };
+        match outcome {
+            Ok(true) => {}
+            // The reader has seen enough.
+            Ok(false) => break,
+            Err(error) if input.interactive() => {
+                report::failure(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    input.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks and prints the answer as it comes. Whether somebody still reads.
+fn ask(chat: &mut Chat<'_>, question: &str, request: &TextRequest) -> Result<bool> {
+    interrupt::clear();
+    let mut heard = Ok(true);
+    let made = chat.ask(question, request, &mut |event| {
+        let text = match event {
+            Event::Token(token) => token.text.as_str(),
+            Event::End { rest, .. } => rest.as_str(),
+            Event::Prompt { .. } => "",
+        };
+        if !text.is_empty() && matches!(heard, Ok(true)) {
+            heard = report::piece(text);
+        }
+        matches!(heard, Ok(true)) && !interrupt::requested()
+    });
+    let stopped = interrupt::requested();
+    let made = made?;
+    if heard? && report::piece("\n")? {
+        let end = match made.finish {
+            Finish::Cancelled => "; stopped",
+            Finish::Length => "; ended by --max-tokens",
+            Finish::Context => "; the context is full: /drop or /reset makes room",
+            _ => "",
+        };
+        report::note(&format!("[{}{end}]", language::speed(&made.stats)));
+        // Outside a terminal Ctrl-C is for the program.
+        return if stopped && !interrupt::is_kept_running() { Err(Error::Cancelled) } else { Ok(true) };
+    }
+    Ok(false)
+}
+
+/// Does what a line with a slash says. Whether the conversation is over.
+fn command_line(line: &str, chat: &mut Chat<'_>) -> Result<bool> {
+    let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let file = || match rest.trim() {
+        "" => Err(Error::request(format!("/{name} without a file")).with_help(format!("/{name} FILE"))),
+        path => Ok(Path::new(path)),
+    };
+    match name {
+        "help" => report::note(HELP),
+        "reset" => {
+            chat.reset();
+            report::note("the conversation is forgotten");
+        }
+        "drop" => report::note(if chat.drop_oldest() {
+            "the oldest question and its answer are forgotten"
+        } else {
+            "there is no question to forget"
+        }),
+        "save" => {
+            let path = file()?;
+            output::check_writable(path)?;
+            let text = serde_json::to_string_pretty(chat.messages()).map_err(|e| Error::failure(e.to_string()))?;
+            write_atomically(path, |file| writeln!(file, "{text}"))?;
+            report::note(&format!("{} messages saved to {}", chat.messages().len(), path.display()));
+        }
+        "load" => {
+            let path = file()?;
+            chat.set_messages(load(path)?)?;
+            report::note(&format!("{} messages loaded", chat.messages().len()));
+        }
+        "quit" | "exit" | "bye" => return Ok(true),
+        other => {
+            return Err(Error::request(format!("/{other} is no command"))
+                .with_help("/help lists them; // begins a text with /"));
+        }
+    }
+    Ok(false)
+}
+
+fn load(path: &Path) -> Result<Vec<Message>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| Error::io(path, e))?;
+    serde_json::from_str(&text).map_err(|error| {
+        Error::file(path, format!("is no saved conversation: {error}"))
+            .with_help("/save writes them: a list of {\"role\": ..., \"content\": ...}")
+    })
+}

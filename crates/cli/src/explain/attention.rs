@@ -1,0 +1,61 @@
+//! `conjure explain attention`.
+
+use super::args::AttentionArgs;
+use crate::output::check_writable;
+use crate::report;
+use conjure::explain::attention::{self, Request, Selection};
+use conjure::image_file::write_atomically;
+use conjure::{Error, Result};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
+    if let Some(threads) = args.threads {
+        conjure::set_threads(threads)?;
+    }
+    let others = [&args.csv, &args.json, &args.svg].into_iter().flatten();
+    let files: Vec<&Path> = std::iter::once(&args.out).chain(others).map(|path| path.as_path()).collect();
+    for (n, path) in files.iter().enumerate() {
+        if files[..n].contains(path) {
+            return Err(Error::request(format!("two results would be written to {}", path.display()))
+                .with_help("give each its own file"));
+        }
+        check_writable(path)?;
+    }
+    let request = Request {
+        text: args.text.clone(),
+        compare: args.compare.clone(),
+        layer: args.layer,
+        head: args.head.unwrap_or(0),
+        word: args.word.clone(),
+        mask: args.mask.clone(),
+        ablate: args.ablate.clone(),
+        budget: usize::from(args.budget) << 20,
+    };
+    let subject = attention::open(&args.model)?;
+    let name = std::fs::canonicalize(&args.model).unwrap_or_else(|_| args.model.clone());
+    let name = name.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into());
+    let explanation = attention::explain(subject.as_ref(), &name, &request)?;
+    // All are made before the first is written: a refusal leaves nothing behind.
+    let selection = Selection { layer: args.layer, head: args.head };
+    let mut texts = vec![(&args.out, attention::html(&explanation)?)];
+    if let Some(path) = &args.csv {
+        texts.push((path, attention::csv(&explanation, selection)?));
+    }
+    if let Some(path) = &args.json {
+        texts.push((path, attention::json(&explanation, selection)?));
+    }
+    if let Some(path) = &args.svg {
+        texts.push((path, attention::svg(&explanation, selection)?));
+    }
+    for (path, text) in texts {
+        write_atomically(path, |file| file.write_all(text.as_bytes()))?;
+        report::result(&path.display().to_string())?;
+    }
+    let agreement = attention::agreement(&explanation);
+    report::note(&format!(
+        "weights computed again from q, k and v differ from the model's own by at most {:.1e}, weighted sums by {:.1e}",
+        agreement.weights, agreement.sums
+    ));
+    Ok(ExitCode::SUCCESS)
+}

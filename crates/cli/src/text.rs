@@ -1,0 +1,142 @@
+//! `conjure text`: a prompt goes on, token by token.
+
+use crate::args::TextArgs;
+use crate::{image, interrupt, language, report};
+use conjure::generate::image::random_seed;
+use conjure::generate::text::{Beams, Event, Finish, Generated, LanguageModel, Prompt, TextRequest, Token};
+use conjure::{Error, Result};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+/// Tokens that are generated where no number is given: enough for a page, and an end for models that know none.
+const MAX_TOKENS: usize = 256;
+
+pub fn run(args: &TextArgs) -> Result<ExitCode> {
+    let prompt = language::prompt(args.prompt.as_deref(), &args.tokens)?;
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let mut request = language::request(prompt, &args.sampling, &args.constraint, seed)?;
+    request.beams = args.beams.map(|width| Beams { width, length_penalty: args.length_penalty });
+    request.logprobs = args.logprobs;
+    request.validate()?;
+    image::set_threads(&args.machine)?;
+    let (model, _) = language::open(args.sampling.model.as_deref())?;
+
+    let ids = model.encode(&request.prompt)?;
+    // Where fewer fit, the context's end is the limit.
+    if request.max_tokens.is_none() && model.context().saturating_sub(ids.len()) > MAX_TOKENS {
+        request.max_tokens = Some(MAX_TOKENS);
+    }
+    let drawn = !request.sampling.is_greedy() && request.beams.is_none();
+    if drawn && args.sampling.seed.is_none() {
+        report::note(&format!("seed {seed}"));
+    }
+    // What a search finds is known at its end only.
+    let stream = !args.machine.json && request.beams.is_none();
+    let mut reader_left = Ok(false);
+    let most = request.max_tokens.map(|tokens| ids.len().saturating_add(tokens));
+    let made = model.answer(&mut model.session(most)?, ids.clone(), &request, &mut |event| {
+        let text = match event {
+            Event::Token(token) => token.text.as_str(),
+            Event::End { rest, .. } => rest.as_str(),
+            Event::Prompt { .. } => "",
+        };
+        if stream && !text.is_empty() && matches!(reader_left, Ok(false)) {
+            reader_left = report::piece(text).map(|heard| !heard);
+        }
+        matches!(reader_left, Ok(false)) && !interrupt::requested()
+    })?;
+    if reader_left? {
+        // The reader has seen enough.
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.machine.json {
+        report::result(&describe(&model, &ids, &made, &request, drawn.then_some(seed)).to_string())?;
+    } else {
+        if !stream {
+            report::piece(&made.text)?;
+        }
+        if !made.text.ends_with('\n') {
+            report::piece("\n")?;
+        }
+        tell(&model, &made, &request);
+    }
+    Ok(if made.finish == Finish::Cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// Tells people how it went, on stderr.
+fn tell(model: &LanguageModel, made: &Generated, request: &TextRequest) {
+    if request.logprobs.is_some() {
+        for token in &made.tokens {
+            let own = model.token_text(token.id);
+            let Some((logprob, rank)) = token.logprob.zip(token.rank) else {
+                report::note(&report::printable(&format!("       -        -  {own:?}")));
+                continue;
+            };
+            let top = token.top.iter().map(|&(id, logprob)| format!("{:?} {logprob:.3}", model.token_text(id)));
+            let top = top.collect::<Vec<_>>().join(", ");
+            report::note(&report::printable(&format!("{logprob:>8.3} {rank:>8}  {own:?}  of {top}")));
+        }
+    }
+    report::note(&language::speed(&made.stats));
+    match &made.finish {
+        Finish::Length => {
+            report::note(&format!("ended after {} tokens; --max-tokens sets another number", made.stats.tokens));
+        }
+        Finish::Context => report::note("ended as the model's context is full"),
+        _ => {}
+    }
+    if let Some(closed) = closed(made) {
+        report::note(&format!("{closed} tokens more close what was open"));
+    }
+}
+
+fn closed(made: &Generated) -> Option<usize> {
+    Some(made.tokens.iter().filter(|token| token.closing).count()).filter(|&count| count > 0)
+}
+
+/// The result for machines.
+fn describe(
+    model: &LanguageModel,
+    prompt: &[u32],
+    made: &Generated,
+    request: &TextRequest,
+    seed: Option<u64>,
+) -> Value {
+    let token = |token: &Token| {
+        let top = token
+            .top
+            .iter()
+            .map(|&(id, logprob)| json!({ "id": id, "text": model.token_text(id), "logprob": logprob }));
+        json!({
+            "id": token.id,
+            "text": model.token_text(token.id),
+            "logprob": token.logprob,
+            "rank": token.rank,
+            "top": top.collect::<Vec<_>>(),
+        })
+    };
+    let stats = made.stats;
+    let stop = if let Finish::Stop(stop) = &made.finish { Some(stop) } else { None };
+    let mut value = json!({
+        "prompt_tokens": prompt,
+        "tokens": made.ids,
+        "text": made.text,
+        "finish": made.finish.name(),
+        "stop": stop,
+        "closing_tokens": closed(made).unwrap_or(0),
+        "seed": seed,
+        "prompt_tokens_per_second": stats.prompt_tokens_per_second(),
+        "tokens_per_second": stats.tokens_per_second(),
+        "prompt_seconds": stats.prompt_seconds,
+        "seconds": stats.seconds,
+        "context_used": stats.context_used,
+        "context": stats.context,
+    });
+    if let Prompt::Text(text) = &request.prompt {
+        value["prompt"] = text.as_str().into();
+    }
+    if request.logprobs.is_some() {
+        value["logprobs"] = made.tokens.iter().map(token).collect();
+    }
+    value
+}

@@ -1,0 +1,50 @@
+//! `conjure explain`.
+
+use crate::command::Desk;
+use std::path::Path;
+
+const SENTENCE: &str = "The lamp could not be packed into the suitcase because it was too large";
+
+fn emoji() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/emoji").display().to_string()
+}
+
+#[test]
+fn a_page_and_its_numbers_are_written() {
+    let desk = Desk::new();
+    let small = SENTENCE.replace("large", "small");
+    let mut args = vec!["explain", "attention", SENTENCE, "--out", "a.html", "--compare", &small];
+    args.extend(["--mask", "suitcase", "--ablate", "1.2,3.0", "--layer", "1", "--head", "2"]);
+    args.extend(["--csv", "a.csv", "--json", "a.json", "--svg", "a.svg", "--model"]);
+    let model = emoji();
+    args.push(&model);
+    let outcome = desk.conjure(&args).succeeded();
+    assert_eq!(outcome.stdout, "a.html\na.csv\na.json\na.svg\n");
+    assert!(outcome.stderr.contains("differ from the model's own by at most"), "{}", outcome.stderr);
+    assert_eq!(desk.files(), ["a.csv", "a.html", "a.json", "a.svg"]);
+    let page = std::fs::read_to_string(desk.path("a.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    let numbers: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(desk.path("a.json")).unwrap()).unwrap();
+    assert_eq!(numbers["runs"].as_array().unwrap().len(), 3);
+    assert_eq!(numbers["runs"][0]["attentions"][0]["layers"][0]["layer"], 1);
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused_before_anything_is_written() {
+    let desk = Desk::new();
+    let model = emoji();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/super_resolution").display().to_string();
+    for (args, words) in [
+        (&["x", "--model", &model, "--ablate", "5.3"][..], &["there is no layer 5", "help: layers are counted from 0"][..]),
+        (&["x", "--model", &model, "--mask", "y"], &["no word \"y\" to mask", "help: the tokens spell"]),
+        (&["x", "--model", &model, "--out", "a", "--svg", "a"], &["two results would be written to a"]),
+        (&["x", "--model", &model, "--out", "none/a"], &["none"]),
+        (&["x", "--model", "none"], &["none/config.json: not found", "help: "]),
+        (&["x", "--model", &tiny], &["whose attention cannot be shown", "help: "]),
+        (&["", "--model", &model], &["the text is empty"]),
+    ] {
+        desk.conjure(&[&["explain", "attention"], args].concat()).failed(2, words);
+        assert!(desk.files().is_empty(), "{args:?}");
+    }
+}

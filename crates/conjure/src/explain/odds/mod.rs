@@ -1,0 +1,144 @@
+//! How likely a model finds each token of a text, from those before it.
+
+mod page;
+mod translator;
+
+use crate::generate::text::{LanguageModel, Prompt};
+use crate::model_folder;
+use conjure_core::sampling::text::{log_softmax, rank, top};
+use conjure_core::{Error, Result};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+use translator::Translator;
+
+pub use page::html;
+
+/// Most alternatives told for a token.
+pub const MAX_TOP: usize = 100;
+
+/// A token that might stand somewhere.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alternative {
+    /// Its id.
+    pub id: u32,
+    /// Its text; bytes that are no whole character as `<0xE5>`.
+    pub text: String,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// A token of the text, and what the model expected in its place.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TokenOdds {
+    /// Its id.
+    pub id: u32,
+    /// Its text; bytes that are no whole character as `<0xE5>`.
+    pub text: String,
+    /// The natural logarithm of its probability; `None` for a decoder's first token, which nothing comes before.
+    pub logprob: Option<f32>,
+    /// Its place when all tokens are ordered by probability, from 1; `None` where there is no probability.
+    pub rank: Option<usize>,
+    /// The likeliest tokens, likeliest first; none where there is no probability.
+    pub top: Vec<Alternative>,
+}
+
+impl TokenOdds {
+    /// How surprised the model is, in bits: `-log2 p`.
+    pub fn bits(&self) -> Option<f64> {
+        // Not minus zero, where the token was certain.
+        self.logprob.map(|logprob| f64::from(-logprob).max(0.0) / std::f64::consts::LN_2)
+    }
+
+    /// The first token of a text, which nothing was expected of.
+    fn first(id: u32, text: String) -> Self {
+        Self { id, text, logprob: None, rank: None, top: Vec::new() }
+    }
+
+    /// The token `id` where the model gave these `logits (vocabulary)`; `text` writes tokens.
+    fn new(id: u32, logits: &[f32], alternatives: usize, text: &dyn Fn(u32) -> String) -> Result<Self> {
+        if logits.iter().any(|l| l.is_nan()) {
+            return Err(Error::failure("the model's scores are no numbers")
+                .with_help("the weights are damaged, or of a kind that the model was not made for"));
+        }
+        let logprobs = log_softmax(logits);
+        let alternative = |id: u32| Alternative { id, text: text(id), logprob: logprobs[id as usize] };
+        Ok(Self {
+            id,
+            text: text(id),
+            logprob: logprobs.get(id as usize).copied(),
+            rank: Some(rank(logits, id)),
+            top: top(&logprobs, alternatives).into_iter().map(alternative).collect(),
+        })
+    }
+}
+
+/// A text with the odds of each token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Odds {
+    /// One entry for each token: entry `i` is the model's prediction of token `i` from those before it, and from the source
+    /// where the model has one.
+    pub tokens: Vec<TokenOdds>,
+}
+
+impl Odds {
+    /// Reads `ids` and tells the odds of each, with the `alternatives` likeliest tokens.
+    ///
+    /// # Errors
+    /// No ids, or ids beyond the vocabulary; more than the model reads at once; more alternatives than [`MAX_TOP`]; scores
+    /// that are no numbers.
+    pub fn new(model: &LanguageModel, ids: &[u32], alternatives: usize) -> Result<Self> {
+        check_alternatives(alternatives)?;
+        let Some(&first) = ids.first() else {
+            return Err(Error::request("there are no tokens to tell the odds of").with_help("give a text"));
+        };
+        model.check(ids)?;
+        let text = |id| model.token_text(id);
+        let mut tokens = vec![TokenOdds::first(first, text(first))];
+        // The scores after the last token are of one that is not there.
+        model.scores(&ids[..ids.len() - 1], &mut |at, logits| {
+            tokens.push(TokenOdds::new(ids[at + 1], logits, alternatives, &text)?);
+            Ok(())
+        })?;
+        Ok(Self { tokens })
+    }
+
+    /// The mean surprise of the tokens in bits; `None` if only one is there.
+    pub fn mean_bits(&self) -> Option<f64> {
+        let bits: Vec<f64> = self.tokens.iter().filter_map(TokenOdds::bits).collect();
+        (!bits.is_empty()).then(|| bits.iter().sum::<f64>() / bits.len() as f64)
+    }
+}
+
+pub(super) fn check_alternatives(alternatives: usize) -> Result<()> {
+    if alternatives > MAX_TOP {
+        return Err(Error::request(format!("{alternatives} alternatives for each token, more than {MAX_TOP}"))
+            .with_help("5 are usual"));
+    }
+    Ok(())
+}
+
+/// The odds of `text`, read by the decoder in a folder or GGUF file; or, where the folder holds an encoder-decoder, those of
+/// `target` when it reads `text`.
+///
+/// # Errors
+/// A target for a decoder, or none for an encoder-decoder; those of [`LanguageModel::open`] and [`Odds::new`].
+pub fn of_model(path: &Path, text: &Prompt, target: Option<&Prompt>, alternatives: usize) -> Result<Odds> {
+    check_alternatives(alternatives)?;
+    let config = if path.is_dir() { model_folder::read_text(&path.join("config.json"))? } else { None };
+    // What else is wrong with the config is told by those who read all of it.
+    let config: Value = config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    if config["is_encoder_decoder"] == true || matches!(config["model_type"].as_str(), Some("marian" | "t5")) {
+        let target = target.ok_or_else(|| {
+            Error::request("the model reads one text and writes another, and the other is missing")
+                .with_help("name it with --target TEXT or --target-tokens IDS")
+        })?;
+        return Translator::open(path)?.odds(text, target, alternatives);
+    }
+    if target.is_some() {
+        return Err(Error::request("the model goes on with a text, and has no source and target")
+            .with_help("leave out --target, or choose an encoder-decoder"));
+    }
+    let model = LanguageModel::open(path)?;
+    Odds::new(&model, &model.encode(text)?, alternatives)
+}

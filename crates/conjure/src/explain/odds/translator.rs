@@ -1,0 +1,93 @@
+//! The odds of a target when an encoder-decoder reads a source.
+
+use super::{Odds, TokenOdds};
+use crate::generate::text::Prompt;
+use crate::generate::text::generation::check_ids;
+use crate::model_folder;
+use crate::tokens::Tokenizer;
+use conjure_core::probe::NoProbe;
+use conjure_core::weights::{self, Params};
+use conjure_core::{DType, Device, Error, Result, Tensor};
+use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
+use std::path::Path;
+
+/// Target positions whose scores are held at once.
+const SCORED: usize = 64;
+
+/// An encoder-decoder with its tokenizer, if it has one.
+pub(super) struct Translator {
+    model: EncoderDecoder,
+    tokenizer: Option<Tokenizer>,
+    /// Whether targets are cut into tokens by a model of their own.
+    own_target: bool,
+}
+
+impl Translator {
+    pub fn open(folder: &Path) -> Result<Self> {
+        let place = folder.join("config.json");
+        let text = model_folder::read_text(&place)?
+            .ok_or_else(|| Error::file(&place, "not found").with_help("name a model's folder"))?;
+        let config = EncoderDecoderConfig::from_json(&text).map_err(|error| match error {
+            Error::Request { message, help } => Error::File { path: place, message, help },
+            other => other,
+        })?;
+        let has = |name: &str| folder.join(name).is_file();
+        let tokenizer = ["tokenizer.json", "spiece.model", "source.spm"].into_iter().any(has);
+        let source = weights::open(weights::locate(folder)?)?;
+        Ok(Self {
+            model: EncoderDecoder::new(&Params::load(source, DType::F32, &Device::Cpu), &config)?,
+            tokenizer: tokenizer.then(|| Tokenizer::from_folder(folder)).transpose()?,
+            own_target: has("target.spm") && !has("tokenizer.json"),
+        })
+    }
+
+    fn encode(&self, prompt: &Prompt, vocabulary: usize) -> Result<Vec<u32>> {
+        let ids = match prompt {
+            Prompt::Ids(ids) => ids.clone(),
+            Prompt::Text(text) => {
+                let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+                    Error::request("the model's folder has no tokenizer")
+                        .with_help("give token ids with --tokens and --target-tokens")
+                })?;
+                tokenizer.encode(text, true)?
+            }
+        };
+        if ids.is_empty() {
+            return Err(Error::request("source or target has no tokens").with_help("give a text"));
+        }
+        check_ids(&ids, vocabulary)?;
+        match self.model.config().max_tokens() {
+            Some(most) if ids.len() > most => {
+                Err(Error::request(format!("the text has {} tokens, the model reads {most} at once", ids.len()))
+                    .with_help("shorten it, or choose a model with a longer context"))
+            }
+            _ => Ok(ids),
+        }
+    }
+
+    /// Entry `i` is the prediction of target token `i` from the source and the target's tokens before it. A text's target
+    /// ends with the token that ends an answer.
+    pub fn odds(&self, source: &Prompt, target: &Prompt, alternatives: usize) -> Result<Odds> {
+        if self.own_target && matches!(target, Prompt::Text(_)) {
+            return Err(Error::request("the model's target has a tokenizer of its own, target.spm")
+                .with_help("give the target's token ids with --target-tokens"));
+        }
+        let config = self.model.config();
+        let source = self.encode(source, config.source_vocabulary())?;
+        let target = self.encode(target, config.target_vocabulary())?;
+        let text = |id| self.tokenizer.as_ref().and_then(|t| t.token_text(id)).unwrap_or_default();
+        let row = |ids: &[u32]| -> Result<Tensor> { Ok(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?) };
+        let memory = self.model.encode(&row(&source)?, None, &mut NoProbe)?; // (1, source, d_model)
+        let read: Vec<u32> =
+            std::iter::once(config.decoder_start_token_id()).chain(target.iter().copied()).take(target.len()).collect();
+        let mut cache = self.model.cache();
+        let mut tokens = Vec::with_capacity(target.len());
+        for (ids, read) in target.chunks(SCORED).zip(read.chunks(SCORED)) {
+            let logits = self.model.decode(&row(read)?, &memory, Some(&mut cache), &mut NoProbe)?; // (1, time, vocabulary)
+            for (&id, logits) in ids.iter().zip(logits.squeeze(0)?.to_vec2::<f32>()?) {
+                tokens.push(TokenOdds::new(id, &logits, alternatives, &text)?);
+            }
+        }
+        Ok(Odds { tokens })
+    }
+}
