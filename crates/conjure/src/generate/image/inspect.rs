@@ -78,7 +78,7 @@ impl Component {
         Self {
             name: name.to_owned(),
             family: description.family,
-            precision: description.precisions.first().map_or("none", |(precision, _)| precision).to_owned(),
+            precision: description.precisions.first().map_or("none", |&(precision, _)| precision).to_owned(),
             tensors: description.tensors,
             parameters: description.parameters,
             stored_bytes: description.stored_bytes,
