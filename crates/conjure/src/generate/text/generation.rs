@@ -180,8 +180,8 @@ pub struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    /// Begins. `model` has read nothing, or a beginning of `prompt` and not all of it ([`super::Cached::reuse`]); `ends` are the ids
-    /// that end a text; `stream` turns ids into text.
+    /// Begins. `model` has read nothing, or a beginning of `prompt` and not all of it ([`super::Cached::reuse`]); `ends` are
+    /// the ids that end a text; `stream` turns ids into text.
     ///
     /// # Errors
     /// The request makes no sense or asks for beams, an id is beyond the vocabulary, or prompt and answer do not fit the
