@@ -12,6 +12,7 @@ export function makeLines() {
   const { box, spacer, canvas } = scrollBox('Lines from each word to the words that it looks at', () => draw());
   box.setAttribute('role', 'application');
   let hover = null;
+  let followed = '';
 
   const place = (event) => {
     const bounds = canvas.getBoundingClientRect();
@@ -41,8 +42,6 @@ export function makeLines() {
     if (!step) return;
     event.preventDefault();
     choose({ token: state.token + step });
-    const y = state.token * LINE_HEIGHT;
-    if (y < box.scrollTop || y > box.scrollTop + box.clientHeight - LINE_HEIGHT) box.scrollTop = y - box.clientHeight / 2;
   });
 
   function draw() {
@@ -52,6 +51,11 @@ export function makeLines() {
     const height = Math.min(whole, Math.max(240, Math.round(window.innerHeight * 0.6)));
     box.style.height = `${height}px`;
     spacer.style.height = `${whole}px`;
+    // A word that was chosen elsewhere comes into view; scrolling away from it stays possible.
+    const chosen = `${state.run} ${state.attention} ${state.token}`;
+    const y = state.token * LINE_HEIGHT;
+    if (chosen !== followed && (y < box.scrollTop || y > box.scrollTop + height - LINE_HEIGHT)) box.scrollTop = y - height / 2;
+    followed = chosen;
     inSlices('lines', () => !paint(queries, keys, width, height));
   }
 

@@ -113,8 +113,8 @@ export function describeChange(run) {
   }
   if (silent.length) {
     const named = silent.map(([layer, head]) => `${layer}.${head}`).join(', ');
-    parts.push(`${silent.length === 1 ? 'Head' : 'Heads'} ${named} (layer.head) ${silent.length === 1 ? 'adds' : 'add'} nothing; `
-      + 'the layers up to there are the same as before.');
+    parts.push(`${silent.length === 1 ? 'Head' : 'Heads'} ${named} (layer.head) ${silent.length === 1 ? 'adds' : 'add'} nothing`
+      + `${hidden.length ? '.' : '; the attention of the layers up to there is as before.'}`);
   }
   return parts.join(' ');
 }

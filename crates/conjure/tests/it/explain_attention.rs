@@ -78,7 +78,7 @@ fn numbers_in_the_page_recompute_to_the_models_weights() {
     let subject = open(&emoji()).unwrap();
     let explanation = explain(subject.as_ref(), "emoji", &request()).unwrap();
     let found = agreement(&explanation);
-    assert!(found.weights < 1e-6 && found.sums < 1e-5, "{found:?}");
+    assert!(found.weights < 1e-5 && found.sums < 2e-5, "{found:?}");
 
     let page = data(&html(&explanation).unwrap());
     // What the model says when only its probabilities are asked for.
