@@ -26,10 +26,10 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     image::set_threads(&args.machine)?;
     let path = language::model(args.model.as_deref())?;
     let odds = odds::of_model(path, &text, target.as_ref(), args.top)?;
-    if let Some(path) = &args.html {
+    if let Some(html) = &args.html {
         let page = odds::html(&odds, &language::name(path))?;
-        write_atomically(path, |file| file.write_all(page.as_bytes()))?;
-        report::note(&format!("{}", path.display()));
+        write_atomically(html, |file| file.write_all(page.as_bytes()))?;
+        report::note(&format!("{}", html.display()));
     }
     if args.machine.json {
         report::result(&serde_json::to_string(&odds).map_err(|e| Error::failure(e.to_string()))?)?;

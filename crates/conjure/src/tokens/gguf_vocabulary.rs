@@ -371,7 +371,7 @@ mod tests {
                 metadata.insert("tokenizer.ggml.pre", *name);
                 metadata.insert("tokenizer.ggml.tokens", tokens.clone());
                 metadata.insert("tokenizer.ggml.merges", vec!["h e".to_owned()]);
-                let tokenizer = open(&metadata).unwrap();
+                let tokenizer = open(&metadata).unwrap_or_else(|e| panic!("{name}: {e:?}"));
                 let text = "Hello, the  12345 夜 café! don't\r\n\n x_y ABCdef";
                 let ids = tokenizer.encode(text, true).unwrap();
                 assert_eq!(tokenizer.decode(&ids, true).unwrap(), text, "{name}");

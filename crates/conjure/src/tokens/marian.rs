@@ -85,23 +85,15 @@ impl Marian {
                 ids.push(mark);
                 continue;
             }
-            // A language code such as >>fra<< says what to translate to; elsewhere it is dropped.
-            let mut rest = String::with_capacity(part.len());
-            for (n, line) in part.split_inclusive('\n').enumerate() {
-                let open = line.find(">>");
-                let code = open.and_then(|open| Some(open..line.rfind("<<").filter(|close| *close > open + 2)? + 2));
-                match code {
-                    Some(code) => {
-                        if n == 0 && code.start == 0 {
-                            ids.push(id(&line[code.clone()]));
-                        }
-                        rest.push_str(&line[..code.start]);
-                        rest.push_str(&line[code.end..]);
-                    }
-                    None => rest.push_str(line),
-                }
+            // A language code such as >>fra<<, which says what to translate to, stands first or is text like any other.
+            let mut rest = part;
+            if part.starts_with(">>")
+                && let Some(end) = part.find("<<")
+            {
+                ids.push(id(&part[..end + 2]));
+                rest = &part[end + 2..];
             }
-            ids.extend(self.source.encode_as_pieces(&rest).iter().map(|piece| id(piece)));
+            ids.extend(self.source.encode_as_pieces(rest).iter().map(|piece| id(piece)));
         }
         ids
     }

@@ -291,10 +291,10 @@ mod tests {
         ]);
         let panels = panels(&log);
         let names: Vec<&str> = panels.iter().map(|panel| panel.name.as_str()).collect();
-        assert_eq!(names, ["kl <1>", "unet", "psnr", "learning rate", "norm of the gradient"]);
-        assert_eq!(panels[0].trained, [(10.0, 3.0)]);
-        assert_eq!(panels[1].trained, [(10.0, 0.9), (20.0, 0.7)]);
-        assert_eq!(panels[1].held_out, [(20.0, 0.8)]);
+        assert_eq!(names, ["unet", "kl <1>", "psnr", "learning rate", "norm of the gradient"]);
+        assert_eq!(panels[1].trained, [(10.0, 3.0)]);
+        assert_eq!(panels[0].trained, [(10.0, 0.9), (20.0, 0.7)]);
+        assert_eq!(panels[0].held_out, [(20.0, 0.8)]);
         let svg = svg(&panels);
         assert!(svg.contains("kl &lt;1&gt;") && svg.contains("held-out 21.5"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

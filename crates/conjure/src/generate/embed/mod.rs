@@ -13,7 +13,7 @@ pub use similar::{Match, cosine, most_similar};
 use crate::tokens::Tokenizer;
 use crate::{Error, Result, model_folder};
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::{self, Params, TensorSource as _};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::encoder::{self, Encoder, EncoderConfig, Pooling, normalised};
 use modules::Modules;
@@ -43,7 +43,8 @@ pub fn open_encoder(folder: &Path) -> Result<(Encoder, Tokenizer)> {
     let outline = Params::outline();
     Encoder::new(&outline, &config)?;
     let mut asked = outline.asked();
-    asked.retain(|parameter| !parameter.name.starts_with("pooler.")); // it may be left out
+    // The pooler may be left out.
+    asked.retain(|asked| !asked.name.starts_with("pooler.") || source.infos().contains_key(&asked.name));
     weights::check(&asked, source.as_ref()).require(&file)?;
     let encoder = Encoder::new(&Params::load(source, DType::F32, &Device::Cpu), &config)?;
     let tokenizer = Tokenizer::from_folder(folder)?;

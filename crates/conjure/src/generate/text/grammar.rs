@@ -426,7 +426,8 @@ mod tests {
     fn any_json_matches_the_schema_true() {
         for seed in 0..5 {
             let text = random(&Grammar::json_schema("{}").unwrap(), seed, 30);
-            serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            // A `Value` has no number with an exponent of many digits, which is valid JSON.
+            serde_json::from_str::<serde::de::IgnoredAny>(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
         }
     }
 

@@ -36,8 +36,8 @@ impl Unigram {
         }
     }
 
-    /// Segments of `text`, in order. The sums are rounded as in the reference: f32 is kept, a
-    /// piece's score is added in f64, an unknown character's in f32.
+    /// Segments of `text`, in order. The sums are rounded as in the reference, which decides between ways that are equally
+    /// good: in f32, but for a user's own pieces in f64.
     pub(super) fn segments(&self, text: &str, pieces: &[Piece], unknown: u32) -> Vec<Segment> {
         let mut best: Vec<Option<Best>> = vec![None; text.len() + 1];
         for (start, c) in text.char_indices() {
@@ -50,12 +50,12 @@ impl Unigram {
             };
             self.trie.each(&text.as_bytes()[start..], |length, id| {
                 let piece = &pieces[id as usize];
-                let score = match piece.kind {
+                let sum = match piece.kind {
                     PieceKind::Unused => return,
-                    PieceKind::UserDefined => f64::from(length as f32 * self.best_score) - 0.1,
-                    _ => f64::from(piece.score),
+                    PieceKind::UserDefined => f64::from(length as f32 * self.best_score) - 0.1 + f64::from(here),
+                    _ => f64::from(piece.score + here),
                 };
-                offer(start + length, score + f64::from(here), id);
+                offer(start + length, sum, id);
                 single |= length == c.len_utf8();
             });
             if !single {
