@@ -63,7 +63,7 @@ fn distance(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>) -> f
         let other = &b[name];
         let difference = values.iter().zip(other).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
         let share = difference / largest(values).max(floor);
-        if !(share <= worst.0) {
+        if share.is_nan() || share > worst.0 {
             worst = (share, name);
         }
     }

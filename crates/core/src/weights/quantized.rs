@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn bytes_that_are_not_the_matrix_are_refused() {
         for (rows, columns, bytes) in [(1, 32, 33), (2, 32, 34), (1, 31, 34), (usize::MAX, 32, 34)] {
-            let error = Quantized::new(Format::Q8_0, rows, columns, vec![0; bytes]).err().expect("accepted");
+            let error = Quantized::new(Format::Q8_0, rows, columns, vec![0; bytes]).expect_err("accepted");
             assert!(error.to_string().contains("in blocks of 32 Q8_0"), "{error}");
         }
     }

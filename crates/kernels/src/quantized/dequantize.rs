@@ -99,7 +99,7 @@ fn q4_1(b: &[u8; 20], out: &mut [f32; 32]) {
 fn q5_0(b: &[u8; 22], out: &mut [f32; 32]) {
     let (d, high) = (half_at(b, 0), bits_at(b, 2));
     for (i, out) in out.iter_mut().enumerate() {
-        let code = nibble(&b[6..], i) | (high >> i & 1) as u8 * 16;
+        let code = nibble(&b[6..], i) | ((high >> i & 1) as u8 * 16);
         *out = d * (f32::from(code) - 16.0);
     }
 }
@@ -107,7 +107,7 @@ fn q5_0(b: &[u8; 22], out: &mut [f32; 32]) {
 fn q5_1(b: &[u8; 24], out: &mut [f32; 32]) {
     let (d, offset, high) = (half_at(b, 0), half_at(b, 2), bits_at(b, 4));
     for (i, out) in out.iter_mut().enumerate() {
-        let code = nibble(&b[8..], i) | (high >> i & 1) as u8 * 16;
+        let code = nibble(&b[8..], i) | ((high >> i & 1) as u8 * 16);
         *out = d * f32::from(code) + offset;
     }
 }

@@ -40,7 +40,7 @@ fn weights(format: Format, n: usize, k: usize, seed: u64) -> Vec<u8> {
     };
     for block in bytes.chunks_exact_mut(format.bytes()) {
         for at in halves {
-            let bits = 0x1C00 + next() % 0x0C00 | next() % 2 << 15;
+            let bits = (0x1C00 + next() % 0x0C00) | ((next() % 2) << 15);
             block[*at..at + 2].copy_from_slice(&(bits as u16).to_le_bytes());
         }
     }

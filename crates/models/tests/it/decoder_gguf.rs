@@ -19,7 +19,7 @@ struct File {
 }
 
 impl File {
-    fn new(tensors: Tensors, metadata: Metadata) -> Arc<dyn TensorSource> {
+    fn source(tensors: Tensors, metadata: Metadata) -> Arc<dyn TensorSource> {
         Arc::new(Self { tensors: MemorySource::new(tensors), metadata })
     }
 }
@@ -175,7 +175,7 @@ fn same(architecture: &str, json: &str, more: &[(&str, MetadataValue)], extra: &
     for (name, values) in extra {
         file.insert((*name).to_owned(), Tensor::new(values.as_slice(), &Device::Cpu).unwrap());
     }
-    let file = File::new(file, metadata(architecture, &config, more));
+    let file = File::source(file, metadata(architecture, &config, more));
     let read = DecoderConfig::from_gguf(file.as_ref()).unwrap();
     assert_eq!((read.bos_token_id, read.eos_token_ids.as_slice()), (Some(1), &[2][..]));
     assert_eq!(
@@ -267,7 +267,7 @@ fn what_is_not_read_is_refused_by_its_own_name() {
     let config = DecoderConfig::from_json(&json("llama", "")).unwrap();
     let tensors = || converted(&config, "llama", &random(&config));
     let refusal = |metadata: Metadata| {
-        let error = DecoderConfig::from_gguf(File::new(tensors(), metadata).as_ref()).unwrap_err();
+        let error = DecoderConfig::from_gguf(File::source(tensors(), metadata).as_ref()).unwrap_err();
         assert!(error.help().is_some(), "{error}");
         error
     };
@@ -305,7 +305,7 @@ fn what_is_not_read_is_refused_by_its_own_name() {
     // A tensor that belongs to another variant of the architecture is not left out in silence.
     let mut more = tensors();
     more.insert("blk.0.attn_sinks.weight".to_owned(), Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap());
-    let file = File::new(more, metadata("llama", &config, &[]));
+    let file = File::source(more, metadata("llama", &config, &[]));
     let read = DecoderConfig::from_gguf(file.as_ref()).unwrap();
     let error = decoder::canonical(file, &read).err().unwrap().to_string();
     assert_eq!(error, "m.gguf: tensor blk.0.attn_sinks.weight is no part of the architecture as it is read here");

@@ -57,7 +57,7 @@ impl Normalizer {
             let (array, texts) = rest
                 .split_at_checked(size)
                 .ok_or_else(|| format!("the character map claims {size} bytes, {} are there", rest.len()))?;
-            if size % 4 != 0 {
+            if !size.is_multiple_of(4) {
                 return Err(format!("the character map's array has {size} bytes, not a multiple of four"));
             }
             let (chunks, _) = array.as_chunks::<4>();

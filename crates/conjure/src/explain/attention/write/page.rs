@@ -95,10 +95,10 @@ mod tests {
                     .iter()
                     .find_map(|kind| declared.strip_prefix(kind));
                 let end = |c: char| !c.is_alphanumeric() && c != '_';
-                if let Some(word) = word.and_then(|rest| rest.split(end).next()).filter(|word| !word.is_empty()) {
-                    if let Some(other) = owners.insert(word.to_owned(), name) {
-                        panic!("{other} and {name} both declare {word}");
-                    }
+                if let Some(word) = word.and_then(|rest| rest.split(end).next()).filter(|word| !word.is_empty())
+                    && let Some(other) = owners.insert(word.to_owned(), name)
+                {
+                    panic!("{other} and {name} both declare {word}");
                 }
             }
         }
