@@ -23,8 +23,9 @@ pub struct AttentionArgs {
     pub text: String,
 
     /// The model: a folder with config.json, weights and tokenizer, a .gguf file, or the folder of a picture model
-    #[arg(long, value_name = "PATH", default_value = "models/emoji")]
-    pub model: PathBuf,
+    /// [default: the text encoder that comes with Conjure]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
 
     /// Where to write the page; an existing file is replaced
     #[arg(short, long, value_name = "FILE.html", default_value = "attention.html")]

@@ -2,8 +2,9 @@
 
 use crate::args::AttentionArgs;
 use crate::output::check_writable;
-use crate::report;
+use crate::{language, report};
 use conjure::explain::attention::{self, Request, Selection};
+use conjure::generate::image;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
 use std::path::Path;
@@ -32,10 +33,12 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         ablate: args.ablate.clone(),
         budget: usize::from(args.budget) << 20,
     };
-    let subject = attention::open(&args.model)?;
-    let name = std::fs::canonicalize(&args.model).unwrap_or_else(|_| args.model.clone());
-    let name = name.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into());
-    let explanation = attention::explain(subject.as_ref(), &name, &request)?;
+    let model = args.model.clone().or_else(|| image::shipped_with(image::DEFAULT_MODEL, &["text_encoder/config.json"]));
+    let model = model.ok_or_else(|| {
+        Error::request("no model is named, and the text encoder that comes with conjure is not there")
+            .with_help("add --model PATH, or keep the folder models/ beside the program")
+    })?;
+    let explanation = attention::explain(attention::open(&model)?.as_ref(), &language::name(&model), &request)?;
     // All are made before the first is written: a refusal leaves nothing behind.
     let selection = Selection { layer: args.layer, head: args.head };
     let mut texts = vec![(&args.out, attention::html(&explanation)?)];

@@ -15,6 +15,11 @@ const LEVELS: usize = 4;
 /// The folder of a model that came with Conjure: in the folder that the environment variable `CONJURE_MODELS` names, in
 /// `models` beside the program or up to three folders above it, or in `models` of the current folder.
 pub fn shipped(name: &str) -> Option<PathBuf> {
+    shipped_with(name, &["model_index.json", "config.json"])
+}
+
+/// As [`shipped`], a folder that holds one of these files: of a model that is in parts, one part.
+pub fn shipped_with(name: &str, files: &[&str]) -> Option<PathBuf> {
     let named = std::env::var_os("CONJURE_MODELS").map(PathBuf::from);
     let program = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
     let beside =
@@ -24,7 +29,7 @@ pub fn shipped(name: &str) -> Option<PathBuf> {
         .chain(beside)
         .chain([PathBuf::from("models")])
         .map(|folder| folder.join(name))
-        .find(|folder| ["model_index.json", "config.json"].iter().any(|file| folder.join(file).is_file()))
+        .find(|folder| files.iter().any(|file| folder.join(file).is_file()))
 }
 
 /// What a model's folder recommends in `generation_config.json`; entries that it leaves out are none.
