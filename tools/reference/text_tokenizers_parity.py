@@ -178,7 +178,7 @@ def compare(name, binary, tokenizer, lines_file, lines, peer, expect_decoded=Tru
     if run.returncode:
         print(f"{name}: failed: {run.stderr.strip()}")
         return 1
-    ours = [json.loads(line) for line in run.stdout.splitlines()]
+    ours = [json.loads(line) for line in run.stdout.split("\n") if line]  # splitlines also splits at U+2028
     assert len(ours) == len(lines), (len(ours), len(lines))
     wrong, compared, total, unequal, streamed = [], 0, 0, [], []
     for line, our in zip(lines, ours):

@@ -32,8 +32,11 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     if let Some(threads) = args.threads {
         conjure::set_threads(threads)?;
     }
-    let (model, name) = language::open(args.sampling.model.as_deref())?;
+    let (model, name) = language::open_with_cache(&args.sampling)?;
     let mut chat = Chat::new(&model, args.system.as_deref())?;
+    if args.sampling.seed.is_none() && !request.sampling.is_greedy() {
+        report::note(&format!("seed {seed}"));
+    }
     let mut input = Input::new()?;
     if input.interactive() {
         report::note(&format!("{name}, {} tokens of context; /help tells more, Ctrl-D ends", model.context()));

@@ -1,8 +1,10 @@
-//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once, but not a conversation.
+//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once, but not a
+//! conversation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
 static KEEP_RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a program that an interrupt ended: 128 + SIGINT.
@@ -12,10 +14,16 @@ const INTERRUPTED: i32 = 130;
 pub fn listen() {
     // Where no handler can be installed Ctrl-C still ends the program; files are written whole or not at all either way.
     let _ = ctrlc::set_handler(|| {
-        if REQUESTED.swap(true, Ordering::Relaxed) && !is_kept_running() {
+        let again = REQUESTED.swap(true, Ordering::Relaxed);
+        if AT_ONCE.load(Ordering::Relaxed) || (again && !is_kept_running()) {
             std::process::exit(INTERRUPTED);
         }
     });
+}
+
+/// From now on the first Ctrl-C ends the program: for work without steps, of which nothing is worth keeping.
+pub fn end_at_once() {
+    AT_ONCE.store(true, Ordering::Relaxed);
 }
 
 /// Whether the user asked to stop.

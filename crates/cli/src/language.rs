@@ -25,6 +25,12 @@ pub fn open(path: Option<&Path>) -> Result<(LanguageModel, String)> {
     Ok((LanguageModel::open(path)?, name(path)))
 }
 
+/// Opens the model that is named, with the cache that is asked for; also what it is called.
+pub fn open_with_cache(sampling: &SamplingArgs) -> Result<(LanguageModel, String)> {
+    let (model, name) = open(sampling.model.as_deref())?;
+    Ok((if sampling.cache == "f16" { model.with_half_cache() } else { model }, name))
+}
+
 /// The words or ids that were given; `-` is what stdin holds.
 pub fn prompt(text: Option<&str>, ids: &[u32]) -> Result<Prompt> {
     match text {

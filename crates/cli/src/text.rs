@@ -19,7 +19,7 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
     request.logprobs = args.logprobs;
     request.validate()?;
     image::set_threads(&args.machine)?;
-    let (model, _) = language::open(args.sampling.model.as_deref())?;
+    let (model, _) = language::open_with_cache(&args.sampling)?;
 
     let ids = model.encode(&request.prompt)?;
     // Where fewer fit, the context's end is the limit.
@@ -34,7 +34,7 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
     let stream = !args.machine.json && request.beams.is_none();
     let mut reader_left = Ok(false);
     let most = request.max_tokens.map(|tokens| ids.len().saturating_add(tokens));
-    let made = model.answer(&mut model.session(most)?, ids.clone(), &request, &mut |event| {
+    let made = model.go_on(&mut model.session(most)?, ids.clone(), &request, &mut |event| {
         let text = match event {
             Event::Token(token) => token.text.as_str(),
             Event::End { rest, .. } => rest.as_str(),

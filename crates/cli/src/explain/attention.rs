@@ -39,6 +39,11 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
             .with_help("add --model PATH, or keep the folder models/ beside the program")
     })?;
     let explanation = attention::explain(attention::open(&model)?.as_ref(), &language::name(&model), &request)?;
+    let agreement = attention::agreement(&explanation);
+    if !agreement.weights.is_finite() || !agreement.sums.is_finite() {
+        return Err(Error::failure(format!("what {} computes are no numbers", model.display()))
+            .with_help("its weights may be broken: download the model again, or choose another"));
+    }
     // All are made before the first is written: a refusal leaves nothing behind.
     let selection = Selection { layer: args.layer, head: args.head };
     let mut texts = vec![(&args.out, attention::html(&explanation)?)];
@@ -55,7 +60,6 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         write_atomically(path, |file| file.write_all(text.as_bytes()))?;
         report::result(&path.display().to_string())?;
     }
-    let agreement = attention::agreement(&explanation);
     report::note(&format!(
         "weights computed again from q, k and v differ from the model's own by at most {:.1e}, weighted sums by {:.1e}",
         agreement.weights, agreement.sums

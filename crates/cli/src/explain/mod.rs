@@ -5,11 +5,13 @@ mod lens;
 mod odds;
 
 use crate::args::ExplainCommand;
+use crate::interrupt;
 
 use conjure::Result;
 use std::process::ExitCode;
 
 pub fn run(command: ExplainCommand) -> Result<ExitCode> {
+    interrupt::end_at_once();
     match command {
         ExplainCommand::Attention(args) => attention::run(&args),
         ExplainCommand::Odds(args) => odds::run(&args),

@@ -56,6 +56,14 @@ fn ids_go_on_by_the_likeliest_and_are_told() {
     assert_eq!(beam["tokens"], made["tokens"]);
     let beams = json(&desk, &["text", "--tokens", "5,17,4", "--beams", "3", "--max-tokens", "9"]);
     assert!((1..=9).contains(&ids(&beams["tokens"]).len()));
+    // Rounded keys and values give nearly the same probabilities.
+    let first = |cache: &str| {
+        let made = json(&desk, &[&greedy[..], &["--logprobs", "1", "--cache", cache]].concat());
+        made["logprobs"][1]["logprob"].as_f64().unwrap()
+    };
+    assert!((first("f32") - first("f16")).abs() < 1e-2);
+    let refused = desk.conjure(&[&greedy[..], &["-m", "tiny", "--cache", "q9"]].concat());
+    assert!(refused.code == Some(REFUSED) && refused.stderr.contains("q9"), "{}", refused.stderr);
 }
 
 #[test]
@@ -294,4 +302,28 @@ fn a_reader_that_leaves_ends_it_quietly() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!errors.contains("panicked") && !errors.contains("error:"), "{errors}");
     assert_eq!(fs::read(desk.path("out")).unwrap().len(), 1);
+}
+
+#[test]
+fn a_text_model_is_inspected_as_what_it_is() {
+    let desk = desk();
+    let outcome = desk.conjure(&["models", "inspect", "tiny"]).succeeded();
+    assert!(
+        outcome.stdout.contains("language model, llama") && !outcome.stdout.contains("problem"),
+        "{}",
+        outcome.stdout
+    );
+}
+
+#[test]
+fn broken_weights_are_not_explained() {
+    let desk = desk();
+    let path = desk.path("tiny/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let tail = bytes.len() / 2;
+    bytes[tail..].fill(0xff); // NaN in every floating type
+    fs::write(&path, bytes).unwrap();
+    let outcome = desk.conjure(&["explain", "attention", "the cat", "--model", "tiny", "-o", "page.html"]);
+    assert!(outcome.code == Some(1) && outcome.stderr.contains("no numbers"), "{}", outcome.stderr);
+    assert!(!desk.path("page.html").exists());
 }

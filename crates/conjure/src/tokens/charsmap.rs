@@ -1,5 +1,6 @@
 //! Is the character map inside a `tokenizer.json` sound?
 
+use super::sentencepiece::MAX_REPLACEMENT;
 use serde_json::{Map, Value};
 
 /// The double array that the `spm_precompiled` crate will walk without looking: every step that a text can make stays inside.
@@ -10,6 +11,9 @@ pub(super) fn check(part: &Map<String, Value>) -> Result<(), String> {
     let (size, rest) = map.split_first_chunk::<4>().ok_or_else(damaged)?;
     let (array, texts) = rest.split_at_checked(u32::from_le_bytes(*size) as usize / 4 * 4).ok_or_else(damaged)?;
     let texts = std::str::from_utf8(texts).map_err(|_| damaged())?;
+    if texts.split('\0').any(|text| text.len() > MAX_REPLACEMENT) {
+        return Err(damaged());
+    }
     let units: Vec<u32> = array.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
     let target = |position: usize, unit: u32| position ^ ((unit >> 10) << ((unit & 0x200) >> 6)) as usize;
     let mut seen = vec![false; units.len()];

@@ -34,6 +34,12 @@ impl<'t> DecodeStream<'t> {
         Self { tokenizer, skip_special, ids: Vec::new(), out: 0, before: String::new() }
     }
 
+    /// As if the end of these ids had been pushed already.
+    pub(super) fn after(tokenizer: &'t Tokenizer, ids: &[u32], skip_special: bool) -> Result<Self> {
+        let ids = ids[ids.len().saturating_sub(MAX_WAITING)..].to_vec();
+        Ok(Self { before: tokenizer.decode(&ids, skip_special)?, out: ids.len(), ids, tokenizer, skip_special })
+    }
+
     /// The text that is certain now that `id` has come: empty while it ends in half a character.
     ///
     /// # Errors

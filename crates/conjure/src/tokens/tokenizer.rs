@@ -196,6 +196,15 @@ impl Tokenizer {
         DecodeStream::new(self, skip_special)
     }
 
+    /// As [`Tokenizer::stream`] for what comes after `ids`, whose text is shown already: some tokenizers write no space at the
+    /// beginning of a text, and the first token here is none.
+    ///
+    /// # Errors
+    /// A decoder that fails.
+    pub fn stream_after(&self, ids: &[u32], skip_special: bool) -> Result<DecodeStream<'_>> {
+        DecodeStream::after(self, ids, skip_special)
+    }
+
     /// A token as its vocabulary writes it, such as `Ġthe`, `▁the`, `##ing`.
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.engine {

@@ -522,3 +522,18 @@ proptest! {
         fuzz_bodies::chat_template(source.as_bytes());
     }
 }
+
+/// What goes on with a text begins with the space that a text of its own does without.
+#[test]
+fn a_stream_after_other_ids_keeps_the_first_space() {
+    let tokenizer = Tokenizer::from_sentencepiece(SentencePiece::open(fixture("unigram.model")).unwrap());
+    let ids = tokenizer.encode("the lamp is red", false).unwrap();
+    let first = (1..ids.len()).find(|n| tokenizer.decode(&ids[..*n], true).unwrap() == "the").unwrap();
+    let text = |mut stream: conjure::tokens::DecodeStream| {
+        let mut text: String = ids[first..].iter().map(|id| stream.push(*id).unwrap()).collect();
+        text.push_str(&stream.finish().unwrap());
+        text
+    };
+    assert_eq!(text(tokenizer.stream_after(&ids[..first], true).unwrap()), " lamp is red");
+    assert_eq!(text(tokenizer.stream(true)), "lamp is red");
+}

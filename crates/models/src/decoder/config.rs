@@ -53,6 +53,11 @@ impl ModelType {
         Self::Phi3,
     ];
 
+    /// The family that `config.json` calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+
     /// `model_type` in a `config.json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -226,11 +231,12 @@ impl DecoderConfig {
         self.layers.len()
     }
 
-    /// The most tokens of a text that the model is made for. What stretches angles without saying so in
-    /// `max_position_embeddings` counts.
+    /// The most tokens of a text that the model is made for. Angles that are stretched as the text grows make room for more;
+    /// of those that are stretched always, most files count the room already, and a text that is refused does less harm than
+    /// one that is misread.
     pub fn context(&self) -> usize {
         let stretch = self.ropes.first().map_or(1.0, |rope| match &rope.scaling {
-            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor, .. } => factor.max(1.0),
+            RopeScaling::Dynamic { factor, .. } => factor.max(1.0),
             _ => 1.0,
         });
         (self.max_position_embeddings as f64 * stretch) as usize

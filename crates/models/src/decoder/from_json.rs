@@ -78,7 +78,7 @@ impl DecoderConfig {
     pub fn from_json(text: &str) -> Result<Self> {
         let mut entries = Entries::parse(text)?;
         let name = entries.text("model_type")?.ok_or_else(|| entries.lacks("model_type"))?;
-        let Some(model_type) = ModelType::ALL.into_iter().find(|known| known.name() == name) else {
+        let Some(model_type) = ModelType::named(&name) else {
             let known: Vec<_> = ModelType::ALL.iter().map(|known| known.name()).collect();
             return Err(Error::request(format!("model_type \"{name}\" is no decoder that is known"))
                 .with_help(format!("known are {}", known.join(", "))));

@@ -28,7 +28,7 @@ impl Rope {
             Some(share) => Some(share),
             None => entries.number("rotary_pct")?,
         };
-        let original = entries.size("original_max_position_embeddings")?.or(self.original);
+        let original = entries.size("original_max_position_embeddings")?;
         let key = if entries.has("rope_parameters") { "rope_parameters" } else { "rope_scaling" };
         let below = entries.below(key)?;
         self.build(below, theta, share, original)
@@ -63,7 +63,7 @@ impl Rope {
         let share = e.number("partial_rotary_factor")?.or(share);
         let inner = e.size("original_max_position_embeddings")?;
         let most = self.max_position_embeddings;
-        let original = original.or(inner).unwrap_or(most);
+        let original = original.or(inner).or(self.original).unwrap_or(most);
         let old = e.text("type")?;
         let kind = e.text("rope_type")?.or(old).unwrap_or_else(|| "default".to_owned());
         let scaling = match kind.as_str() {

@@ -61,6 +61,11 @@ pub struct Agreement {
     pub sums: f64,
 }
 
+/// Unlike `f64::max`, does not hide what is no number.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
 /// Compares every recorded row of every run.
 pub fn agreement(explanation: &Explanation) -> Agreement {
     let mut worst = Agreement::default();
@@ -72,12 +77,12 @@ pub fn agreement(explanation: &Explanation) -> Agreement {
                 let row = row(layer, whole, head, *i);
                 let place = head * recorded.rows.len() + n;
                 let farthest = |own: &[f64], theirs: &[f32]| {
-                    own.iter().zip(theirs).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max)
+                    own.iter().zip(theirs).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, larger)
                 };
                 let weights = &recorded.weights.data[place * layer.source..][..layer.source];
                 let sums = &recorded.sums.data[place * layer.value_dim..][..layer.value_dim];
-                worst.weights = worst.weights.max(farthest(&row.weights, weights));
-                worst.sums = worst.sums.max(farthest(&row.sum, sums));
+                worst.weights = larger(worst.weights, farthest(&row.weights, weights));
+                worst.sums = larger(worst.sums, farthest(&row.sum, sums));
                 worst.rows += 1;
             }
         }

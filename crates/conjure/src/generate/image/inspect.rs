@@ -1,14 +1,17 @@
 //! What a model is, what it needs, and what is wrong with it; no memory is taken for its weights.
 
 use super::open::Opened;
+use crate::model_folder;
 use conjure_core::weights::{self, Fit, TensorSource};
 use conjure_core::{Error, Result};
+use conjure_models::decoder::{self, DecoderConfig, ModelType};
 use conjure_models::stable_diffusion::StableDiffusion;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Names shown of a longer list.
 const SHOWN: usize = 8;
@@ -91,7 +94,7 @@ impl Component {
 }
 
 impl Inspection {
-    /// Looks at a diffusers folder, a single-file checkpoint, or the weights of one component.
+    /// Looks at a diffusers folder, a single-file checkpoint, a text model, or the weights of one component.
     ///
     /// # Errors
     /// Nothing there, a damaged file, a folder that is no model.
@@ -101,7 +104,10 @@ impl Inspection {
             // Not a whole model: the weights may still say what they are.
             Err(error) => match weights::open(path) {
                 Ok(source) if source.gguf().is_some() => return Ok(Self::language_model(path, source.as_ref())),
-                Ok(source) => return Ok(Self::part(path, source.as_ref(), &error)),
+                Ok(source) => {
+                    let whole = Self::text_model(path, &source)?;
+                    return Ok(whole.unwrap_or_else(|| Self::part(path, source.as_ref(), &error)));
+                }
                 Err(_) => return Err(error),
             },
         };
@@ -131,6 +137,28 @@ impl Inspection {
         let family = components[0].family.clone().unwrap_or_default();
         let details = weights::describe(source).details.into_iter().collect();
         Self { path: path.to_path_buf(), family, details, ..Self::sum(components) }
+    }
+
+    /// A folder of transformers for text; nothing if its config says something else.
+    fn text_model(path: &Path, source: &Arc<dyn TensorSource>) -> Result<Option<Self>> {
+        let Some(text) = model_folder::read_text(&path.join("config.json"))? else { return Ok(None) };
+        let kind = serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|config| Some(config["model_type"].as_str()?.to_owned()));
+        let (what, fit) = match kind.as_deref() {
+            Some(kind) if ModelType::named(kind).is_some() => {
+                let config = DecoderConfig::from_json(&text)?;
+                let source = decoder::canonical(source.clone(), &config)?;
+                ("language model", weights::check(&decoder::asked(&config)?, source.as_ref()))
+            }
+            Some("bert" | "roberta" | "xlm-roberta") => ("encoder of texts", Fit::default()),
+            Some("marian" | "t5" | "mt5") => ("translator of texts", Fit::default()),
+            _ => return Ok(None),
+        };
+        let components = vec![Component::new("weights", source.as_ref(), fit)];
+        let problems = components.iter().filter_map(problem).collect();
+        let family = format!("{what}, {}", kind.unwrap_or_default());
+        Ok(Some(Self { path: path.to_path_buf(), family, problems, ..Self::sum(components) }))
     }
 
     fn part(path: &Path, source: &dyn TensorSource, error: &Error) -> Self {

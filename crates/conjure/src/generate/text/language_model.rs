@@ -26,6 +26,7 @@ pub struct LanguageModel {
     tokenizer: Option<Tokenizer>,
     ends: Vec<u32>,
     begin: Option<u32>,
+    half_cache: bool,
     token_bytes: OnceLock<TokenBytes>,
 }
 
@@ -43,7 +44,7 @@ impl LanguageModel {
         if !path.exists() {
             return Err(Error::file(path, "not found").with_help(HELP));
         }
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        if is_gguf(path) {
             return Self::open_gguf(path);
         }
         Err(Error::file(path, "is neither a folder nor a .gguf file").with_help(HELP))
@@ -51,6 +52,12 @@ impl LanguageModel {
 
     fn open_folder(path: &Path) -> Result<Self> {
         let place = path.join("config.json");
+        if !place.is_file()
+            && let Ok(file) = weights::locate(path)
+            && is_gguf(&file)
+        {
+            return Self::open_gguf(&file);
+        }
         let text = model_folder::read_text(&place)?.ok_or_else(|| Error::file(&place, "not found").with_help(HELP))?;
         let config = DecoderConfig::from_json(&text).map_err(|error| in_file(&place, error))?;
         let source = weights::open(weights::locate(path)?)?;
@@ -86,7 +93,12 @@ impl LanguageModel {
         ends.sort_unstable();
         ends.dedup();
         let begin = config.bos_token_id;
-        Self { decoder, tokenizer, ends, begin, token_bytes: OnceLock::new() }
+        Self { decoder, tokenizer, ends, begin, half_cache: false, token_bytes: OnceLock::new() }
+    }
+
+    /// The same model, whose sessions remember keys and values in f16: half the memory, rounded to 11 bits.
+    pub fn with_half_cache(self) -> Self {
+        Self { half_cache: true, ..self }
     }
 
     /// The decoder.
@@ -128,6 +140,7 @@ impl LanguageModel {
     pub fn session(&self, most: Option<usize>) -> Result<Cached<Session<'_>>> {
         let context = self.context();
         let cache = self.decoder.new_cache(most.map_or(context, |most| most.clamp(1, context)));
+        let cache = if self.half_cache { cache.in_half() } else { cache };
         Cached::new(Session { decoder: &self.decoder, cache, context })
     }
 
@@ -147,9 +160,13 @@ impl LanguageModel {
         Ok(ids)
     }
 
-    /// Turns ids into text as they come; without a tokenizer the text is empty.
-    pub fn stream(&self) -> Box<dyn TextStream + '_> {
-        Box::new(Stream(self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream(true))))
+    /// Turns the ids that follow `shown` into text as they come; without a tokenizer the text is empty.
+    ///
+    /// # Errors
+    /// A decoder that fails.
+    pub fn stream(&self, shown: &[u32]) -> Result<Box<dyn TextStream + '_>> {
+        let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_after(shown, true)).transpose()?;
+        Ok(Box::new(Stream(stream)))
     }
 
     /// Holds a text to a grammar, from its beginning.
@@ -175,10 +192,26 @@ impl LanguageModel {
         request.validate()?;
         let prompt = self.encode(&request.prompt)?;
         let most = request.max_tokens.map(|tokens| prompt.len().saturating_add(tokens));
-        self.answer(&mut self.session(most)?, prompt, request, on_event)
+        self.go_on(&mut self.session(most)?, prompt, request, on_event)
     }
 
-    /// Goes on from these ids in a session; what it has read of them already is not read again.
+    /// Goes on from these ids in a session; what it has read of them already is not read again. The text goes on as well: it
+    /// begins with a space where the first token has one.
+    ///
+    /// # Errors
+    /// Those of [`Self::generate`].
+    pub fn go_on(
+        &self,
+        session: &mut Cached<Session<'_>>,
+        prompt: Vec<u32>,
+        request: &TextRequest,
+        on_event: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Generated> {
+        let stream = self.stream(&prompt)?;
+        self.made(session, prompt, stream, request, on_event)
+    }
+
+    /// As [`Self::go_on`], with a text of its own, as in a conversation.
     ///
     /// # Errors
     /// Those of [`Self::generate`].
@@ -189,12 +222,24 @@ impl LanguageModel {
         request: &TextRequest,
         on_event: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Generated> {
+        let stream = self.stream(&[])?;
+        self.made(session, prompt, stream, request, on_event)
+    }
+
+    fn made(
+        &self,
+        session: &mut Cached<Session<'_>>,
+        prompt: Vec<u32>,
+        stream: Box<dyn TextStream + '_>,
+        request: &TextRequest,
+        on_event: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Generated> {
         if request.beams.is_some() {
-            return beam_search(session, &prompt, request, &self.ends, self.stream(), on_event);
+            return beam_search(session, &prompt, request, &self.ends, stream, on_event);
         }
         let mut constraint = request.grammar.as_ref().map(|grammar| self.constraint(grammar)).transpose()?;
         session.reuse(&prompt)?;
-        Generation::new(session, prompt, request, &self.ends, self.stream(), constraint.as_mut())?.run(on_event)
+        Generation::new(session, prompt, request, &self.ends, stream, constraint.as_mut())?.run(on_event)
     }
 
     /// Refuses ids that the model does not know, and more than it reads at once.
@@ -226,6 +271,10 @@ impl LanguageModel {
         }
         Ok(())
     }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// What to give as a model.

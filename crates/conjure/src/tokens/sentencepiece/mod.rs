@@ -18,6 +18,7 @@ pub(in crate::tokens) mod prefixes;
 mod unigram;
 
 use crate::{Error, Result};
+pub(super) use normalizer::MAX_REPLACEMENT;
 pub use normalizer::NormalizerOptions;
 use normalizer::{Normalizer, SPACE};
 use prefixes::Prefixes;

@@ -8,6 +8,10 @@ use super::prefixes::Prefixes;
 
 /// Stands for a space inside pieces.
 pub(super) const SPACE: &str = "\u{2581}";
+/// Bytes that an entry of a character map reads at most, and puts in their place at most. Real ones have a few dozen; a file
+/// that claims more would make a text grow without bound.
+const MAX_ENTRY: usize = 256;
+pub(in crate::tokens) const MAX_REPLACEMENT: usize = 4096;
 
 /// How a model wants its text.
 #[derive(Clone, Debug)]
@@ -64,6 +68,9 @@ impl Normalizer {
             units = chunks.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
             replacements =
                 std::str::from_utf8(texts).map_err(|_| "the character map's texts are not UTF-8")?.to_owned();
+            if replacements.split('\0').any(|text| text.len() > MAX_REPLACEMENT) {
+                return Err(format!("the character map has a text of more than {MAX_REPLACEMENT} bytes"));
+            }
         }
         Ok(Self { options, units, replacements, keep })
     }
@@ -74,7 +81,7 @@ impl Normalizer {
         let offset = |unit: u32| ((unit >> 10) << ((unit & 0x200) >> 6)) as usize;
         let mut position = offset(*self.units.first()?);
         let mut longest = None;
-        for (at, byte) in text.bytes().enumerate() {
+        for (at, byte) in text.bytes().enumerate().take(MAX_ENTRY) {
             position ^= usize::from(byte);
             let Some(unit) = self.units.get(position).copied().filter(|unit| label(*unit) == u32::from(byte)) else {
                 break;

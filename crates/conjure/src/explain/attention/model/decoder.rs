@@ -8,11 +8,6 @@ use conjure_core::probe::Probe;
 use conjure_core::{Device, Tensor};
 use conjure_models::decoder::ModelType;
 
-/// Whether a `model_type` of `config.json` is a decoder's.
-pub(super) fn is_known(name: &str) -> bool {
-    ModelType::ALL.iter().any(|known| known.name() == name)
-}
-
 /// The names of all decoders.
 pub(super) fn known() -> String {
     ModelType::ALL.map(ModelType::name).join(", ")

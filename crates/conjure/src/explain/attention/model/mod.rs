@@ -12,6 +12,7 @@ use crate::tokens::Tokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::Probe;
 use conjure_core::{D, Tensor};
+use conjure_models::decoder::ModelType;
 use serde_json::Value;
 use std::path::Path;
 
@@ -97,7 +98,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
         Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
         Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
         Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder)?)),
-        Some(kind) if decoder::is_known(kind) => Ok(Box::new(LanguageModel::open(&folder)?)),
+        Some(kind) if ModelType::named(kind).is_some() => Ok(Box::new(LanguageModel::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))
