@@ -11,8 +11,8 @@ Prints rows for BENCHMARKS.md.
 
 import argparse
 import json
+import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def measured(command):
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.stdout.read(), process.stderr.read()
-    _, status, usage = __import__("os").wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(err.decode())
     return out, time.perf_counter() - began, usage.ru_maxrss / 1024
@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=64)
+    parser.add_argument("--cache", default="f32", help="how Conjure keeps keys and values; llama.cpp's is f16")
     parser.add_argument("--conjure", default=str(ROOT / "target/release/conjure"))
     args = parser.parse_args()
     # Ids that every vocabulary has, in no order that repeats.
@@ -68,6 +69,7 @@ def main():
     ours = [
         args.conjure, "text", "--model", args.model, "--tokens", ",".join(map(str, ids)), "--temperature", "0",
         "--max-tokens", str(args.generate), "--threads", str(args.threads), "--json",
+        "--cache", args.cache,
     ]
     theirs = [sys.executable, "-c", LLAMA, args.model, str(args.threads), json.dumps(ids), str(args.generate)]
     rows = {"conjure": [], "llama.cpp": []}
@@ -83,7 +85,7 @@ def main():
     medians = {name: [statistics.median(column) for column in zip(*values)] for name, values in rows.items()}
     same = next((i for i, (a, b) in enumerate(zip(*tokens.values())) if a != b), args.generate)
     labels = ["prompt tokens/s", "generated tokens/s", "whole process s", "peak MiB"]
-    print(f"{pathlib.Path(args.model).name}, prompt {args.prompt}, {args.threads} threads, {args.rounds} rounds; the first {same} tokens agree")
+    print(f"{pathlib.Path(args.model).name}, prompt {args.prompt}, {args.threads} threads, cache {args.cache}, {args.rounds} rounds; the first {same} tokens agree")
     print("| figure | Conjure | llama.cpp | ratio (above 1: ours is better) |\n|---|---|---|---|")
     for n, label in enumerate(labels):
         a, b = medians["conjure"][n], medians["llama.cpp"][n]
