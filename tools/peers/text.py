@@ -79,7 +79,8 @@ def main():
             out, seconds, peak = measured(command)
             told = json.loads(out)
             read = told.get("prompt_tokens_per_second", told.get("prompt"))
-            wrote = told.get("tokens_per_second", told.get("generated"))
+            # The first token comes of reading the prompt.
+            wrote = (len(told["tokens"]) - 1) / told["seconds"] if "seconds" in told else told["generated"]
             rows[name].append((read, wrote, seconds, peak))
             tokens[name] = told["tokens"]
     medians = {name: [statistics.median(column) for column in zip(*values)] for name, values in rows.items()}

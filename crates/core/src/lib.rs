@@ -28,6 +28,6 @@ pub mod weights;
 
 pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
 pub use conjure_kernels::precision;
-pub use conjure_kernels::threads::Shares;
+pub use conjure_kernels::threads::{Shares, inside};
 pub use device::DeviceName;
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use crate::tokens::{DecodeStream, Tokenizer};
 use conjure_core::blocks::KvCache;
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{self, Params, TensorSource};
-use conjure_core::{DType, Device, Error, Result, Tensor};
+use conjure_core::{DType, Device, Error, Result, Tensor, inside};
 use conjure_models::decoder::{self, Decoder, DecoderConfig};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -303,7 +303,9 @@ pub struct Session<'m> {
 impl NextToken for Session<'_> {
     fn next(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
         check_ids(ids, self.vocabulary())?;
-        let logits = self.decoder.forward_last(&row(ids)?, Some(&mut self.cache), &mut NoProbe)?; // (1, vocabulary)
+        let ids = row(ids)?;
+        // A token is hundreds of small products, which wait for each other less when they are started on a worker's thread.
+        let logits = inside(|| self.decoder.forward_last(&ids, Some(&mut self.cache), &mut NoProbe))?; // (1, vocabulary)
         Ok(logits.squeeze(0)?.to_vec1()?)
     }
 
