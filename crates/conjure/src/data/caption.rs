@@ -154,21 +154,14 @@ impl Caption {
     pub fn plain(record: &Record, language: &str) -> Option<Self> {
         let label = record.labels.get(language)?;
         let style = (!record.style.is_empty()).then(|| record.style.clone());
-        let text = match &style {
-            Some(style) => format!("{label}, {}", style_phrase(style, language)),
-            None => label.clone(),
-        };
+        let text = named(label, style.as_deref(), language);
         Some(Self { text, language: language.to_owned(), label: Some(label.clone()), keywords: Vec::new(), style })
     }
 
     /// The English name of the picture, with the style if this caption says it. `None` where either has no name.
     pub fn in_english(&self, record: &Record) -> Option<String> {
         self.label.as_ref()?;
-        let label = record.labels.get("en")?;
-        Some(match &self.style {
-            Some(style) => format!("{label}, {}", style_phrase(style, "en")),
-            None => label.clone(),
-        })
+        Some(named(record.labels.get("en")?, self.style.as_deref(), "en"))
     }
 
     /// Whether the caption says nothing wrong of this picture: a caption without a style is true of its subject in every
@@ -184,6 +177,11 @@ impl Caption {
     fn empty(language: &str) -> Self {
         Self { text: String::new(), language: language.to_owned(), label: None, keywords: Vec::new(), style: None }
     }
+}
+
+/// The name, and the style if there is one.
+fn named(label: &str, style: Option<&str>, language: &str) -> String {
+    style.map_or_else(|| label.to_owned(), |style| format!("{label}, {}", style_phrase(style, language)))
 }
 
 fn style_phrase(style: &str, language: &str) -> String {

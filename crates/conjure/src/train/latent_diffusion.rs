@@ -120,9 +120,9 @@ impl LatentDiffusion {
         Plan::new(&scheduler, scheduler.sampler()?, None, settings.sample_steps)?;
         let loss = DenoisingLoss::new(&scheduler, settings.min_snr)?;
 
-        let autoencoder_config = AutoencoderKlConfig::from_json(&read_config(&settings.autoencoder)?)?;
+        let autoencoder_config = model_folder::config(&settings.autoencoder, AutoencoderKlConfig::from_json)?;
         let text_folder = settings.text.join("text_encoder");
-        let text_config = ClipTextConfig::from_json(&read_config(&text_folder)?)?;
+        let text_config = model_folder::config(&text_folder, ClipTextConfig::from_json)?;
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         if settings.model.in_channels != autoencoder_config.latent_channels
             || settings.model.out_channels != autoencoder_config.latent_channels
@@ -213,11 +213,6 @@ impl LatentDiffusion {
         }
         Ok(sum / f64::from(u32::try_from(count).unwrap_or(u32::MAX)))
     }
-}
-
-fn read_config(folder: &Path) -> Result<String> {
-    let path = folder.join("config.json");
-    std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
 }
 
 /// Latents of pictures, or nothing where there are none.

@@ -24,13 +24,7 @@ pub(super) struct Translator {
 
 impl Translator {
     pub fn open(folder: &Path) -> Result<Self> {
-        let place = folder.join("config.json");
-        let text = model_folder::read_text(&place)?
-            .ok_or_else(|| Error::file(&place, "not found").with_help("name a model's folder"))?;
-        let config = EncoderDecoderConfig::from_json(&text).map_err(|error| match error {
-            Error::Request { message, help } => Error::File { path: place, message, help },
-            other => other,
-        })?;
+        let config = model_folder::config(folder, EncoderDecoderConfig::from_json)?;
         let has = |name: &str| folder.join(name).is_file();
         let tokenizer = ["tokenizer.json", "spiece.model", "source.spm"].into_iter().any(has);
         let source = weights::open(weights::locate(folder)?)?;

@@ -30,14 +30,7 @@ const TEXTS_AT_ONCE: usize = 64;
 /// # Errors
 /// A file that is missing or damaged, an architecture that is not known, weights that do not fit the config.
 pub fn open_encoder(folder: &Path) -> Result<(Encoder, Tokenizer)> {
-    let path = folder.join("config.json");
-    let text = model_folder::read_text(&path)?.ok_or_else(|| {
-        Error::file(&path, "not found").with_help("name a model's folder, with config.json, weights and tokenizer.json")
-    })?;
-    let config = EncoderConfig::from_json(&text).map_err(|error| match error {
-        Error::Request { message, help } => Error::File { path, message, help },
-        other => other,
-    })?;
+    let config = model_folder::config(folder, EncoderConfig::from_json)?;
     let file = weights::locate(folder)?;
     let source = Arc::new(encoder::renamed(weights::open(&file)?)?);
     let outline = Params::outline();
