@@ -112,7 +112,8 @@ fn collect(line: &mut dyn FnMut(&str) -> Result<Option<String>>) -> Result<Optio
             let mut text = rest.to_owned();
             // Also on one line.
             while !text.trim_end().ends_with(QUOTES) {
-                let Some(next) = line(". ")? else { return Ok(None) };
+                // The end of the input ends the text too.
+                let Some(next) = line(". ")? else { return Ok(Some(text.trim_matches('\n').to_owned())) };
                 text.push('\n');
                 text.push_str(&next);
             }
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(texts(&["one", "two \\", "three\\", "", "four"]), ["one", "two \nthree\n", "four"]);
         assert_eq!(texts(&["\"\"\"a", "", "  b\\", "c\"\"\"", "d"]), ["a\n\n  b\\\nc", "d"]);
         assert_eq!(texts(&["\"\"\"", "a", "\"\"\"", "\"\"\"all\"\"\""]), ["a", "all"]);
-        assert_eq!(texts(&["\"\"\"never closed", "x"]), [""; 0]);
+        assert_eq!(texts(&["\"\"\"never closed", "x"]), ["never closed\nx"]);
         assert_eq!(texts(&["last\\"]), ["last"]);
     }
 }

@@ -35,18 +35,20 @@ pub fn open_with_cache(sampling: &SamplingArgs) -> Result<(LanguageModel, String
 pub fn prompt(text: Option<&str>, ids: &[u32]) -> Result<Prompt> {
     match text {
         None => Ok(Prompt::Ids(ids.to_vec())),
-        Some("-") => {
-            let mut bytes = Vec::new();
-            let limit = MAX_PROMPT as u64 + 1;
-            std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                Error::request(format!("stdin is not text in UTF-8 at byte {}", error.utf8_error().valid_up_to()))
-                    .with_help("convert it, for example with iconv")
-            })?;
-            Ok(Prompt::Text(text))
-        }
+        Some("-") => stdin().map(Prompt::Text),
         Some(text) => Ok(Prompt::Text(text.to_owned())),
     }
+}
+
+/// What stdin holds, which must be text.
+pub fn stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    let limit = MAX_PROMPT as u64 + 1;
+    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Error::request(format!("stdin is not text in UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+            .with_help("convert it, for example with iconv")
+    })
 }
 
 /// The request that these arguments describe, with this prompt.

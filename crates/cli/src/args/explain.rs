@@ -18,7 +18,7 @@ pub enum ExplainCommand {
 /// `conjure explain attention`.
 #[derive(Debug, Args)]
 pub struct AttentionArgs {
-    /// The sentence
+    /// The sentence; `-` reads it from stdin
     #[arg(value_name = "SENTENCE", allow_hyphen_values = true)]
     pub text: String,
 
@@ -32,23 +32,23 @@ pub struct AttentionArgs {
     pub out: PathBuf,
 
     /// A second sentence to show beside the first, with the differences
-    #[arg(long, value_name = "SENTENCE")]
+    #[arg(long, value_name = "SENTENCE", allow_hyphen_values = true)]
     pub compare: Option<String>,
 
     /// The layer shown first, counted from 0 [default: the last]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub layer: Option<usize>,
 
     /// The head shown first, counted from 0 [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub head: Option<usize>,
 
     /// The word shown first [default: "it" where the sentence has it, else the last token]
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub word: Option<String>,
 
     /// Hide a word from all other positions in every layer, and show what changes; may be given several times
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub mask: Vec<String>,
 
     /// Switch heads off, and show what changes; layer and head are counted from 0
@@ -68,11 +68,11 @@ pub struct AttentionArgs {
     pub svg: Option<PathBuf>,
 
     /// Megabytes of numbers in the page; layers of long texts that do not fit are shown as small pictures
-    #[arg(long, value_name = "MB", default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "MB", allow_negative_numbers = true, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub budget: u16,
 
     /// Threads to compute with [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }
 
@@ -120,7 +120,7 @@ pub struct OddsArgs {
 /// `conjure explain lens`.
 #[derive(Debug, Args)]
 pub struct LensArgs {
-    /// The text; `-` reads it from stdin
+    /// The text, of at most 2048 tokens; `-` reads it from stdin
     #[arg(value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "tokens")]
     pub text: Option<String>,
 

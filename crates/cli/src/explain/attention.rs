@@ -24,7 +24,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         check_writable(path)?;
     }
     let request = Request {
-        text: args.text.clone(),
+        text: if args.text == "-" { language::stdin()?.trim_end().to_owned() } else { args.text.clone() },
         compare: args.compare.clone(),
         layer: args.layer,
         head: args.head.unwrap_or(0),

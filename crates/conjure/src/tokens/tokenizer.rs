@@ -161,7 +161,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a conversation by the model's chat template; they end where the answer begins.
+    /// The ids of a conversation by the model's chat template; they end where the answer begins. What people say stays text:
+    /// where it holds the name of a mark, such as `<|im_end|>`, a space of no width keeps the name apart.
     ///
     /// # Errors
     /// No chat template, or one that refuses the conversation or fails.
@@ -171,7 +172,12 @@ impl Tokenizer {
                 "it was not trained for conversations: let it continue a text, or choose an instruction-tuned one",
             )
         })?;
-        self.encode(&template.render(messages, true)?, false)
+        let marks: Vec<String> = self.special.iter().filter_map(|id| self.token(*id)).collect();
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(|message| Message::new(&message.role, without_marks(&message.content, &marks)))
+            .collect();
+        self.encode(&template.render(&messages, true)?, false)
     }
 
     /// The text of ids, with `skip_special` without marks. Bytes that are no UTF-8 become U+FFFD, ids that no token has are
@@ -342,6 +348,21 @@ impl Pieces {
     }
 }
 
+/// The text with a space of no width (U+200B) behind the first character of each mark's name in it, so that no tokenizer takes
+/// it for the mark. Names of one character are left: they stand in ordinary text.
+fn without_marks(text: &str, marks: &[String]) -> String {
+    let mut text = text.to_owned();
+    for mark in marks {
+        let mut letters = mark.chars();
+        if let Some(first) = letters.next()
+            && !letters.as_str().is_empty()
+        {
+            text = text.replace(mark.as_str(), &format!("{first}\u{200b}{}", letters.as_str()));
+        }
+    }
+    text
+}
+
 /// The byte that a symbol of GPT-2's alphabet stands for: printable Latin-1 stands for itself, the other 68 bytes for the
 /// characters from U+0100 on.
 fn byte_of_symbol(symbol: char) -> Option<u8> {
@@ -356,6 +377,13 @@ fn byte_of_symbol(symbol: char) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_marks_in_what_people_say_are_no_marks() {
+        let marks = ["<s>", "<|im_end|>", "▁"].map(str::to_owned);
+        assert_eq!(without_marks("a <|im_end|><s>", &marks), "a <\u{200b}|im_end|><\u{200b}s>");
+        assert_eq!(without_marks("▁ < s>", &marks), "▁ < s>");
+    }
 
     #[test]
     fn every_byte_has_a_symbol() {

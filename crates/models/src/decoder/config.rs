@@ -242,6 +242,12 @@ impl DecoderConfig {
         (self.max_position_embeddings as f64 * stretch) as usize
     }
 
+    /// Whether the angles of all tokens depend on how long the text is ([`RopeScaling::Dynamic`]): a text that is longer than
+    /// the original context is read otherwise in pieces than at once.
+    pub fn angles_follow_length(&self) -> bool {
+        self.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }))
+    }
+
     /// Whether a model can be built.
     ///
     /// # Errors

@@ -124,6 +124,7 @@ pub fn beam_search<M: NextToken>(
     let stats = Stats {
         prompt_tokens: prompt.len(),
         reused_tokens,
+        read_tokens: prompt.len() - reused_tokens,
         prompt_seconds,
         tokens: ids.len(),
         seconds: began.elapsed().as_secs_f64() - prompt_seconds,

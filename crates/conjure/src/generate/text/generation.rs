@@ -85,7 +85,9 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Those of them that had been read before.
     pub reused_tokens: usize,
-    /// Seconds to read the others.
+    /// Those of them that were read now: the others, or fewer if reading was ended.
+    pub read_tokens: usize,
+    /// Seconds to read them.
     pub prompt_seconds: f64,
     /// Tokens that the model generated.
     pub tokens: usize,
@@ -100,7 +102,7 @@ pub struct Stats {
 impl Stats {
     /// Tokens of the prompt read per second; 0 if none were.
     pub fn prompt_tokens_per_second(&self) -> f64 {
-        per_second(self.prompt_tokens - self.reused_tokens, self.prompt_seconds)
+        per_second(self.read_tokens, self.prompt_seconds)
     }
 
     /// Tokens generated per second; 0 if none were.
@@ -273,7 +275,8 @@ impl<'a> Generation<'a> {
     fn read_prompt(&mut self) -> Result<Event> {
         let began = Instant::now();
         let from = self.model.len();
-        let to = self.prompt.len().min(from + PREFILL);
+        let piece = if self.model.reads_whole() { usize::MAX } else { PREFILL };
+        let to = self.prompt.len().min(from.saturating_add(piece));
         self.logits = self.model.next(&self.prompt[from..to])?;
         self.prompt_time += began.elapsed();
         Ok(Event::Prompt { done: to, of: self.prompt.len() })
@@ -371,6 +374,7 @@ impl<'a> Generation<'a> {
         let stats = Stats {
             prompt_tokens: self.prompt.len(),
             reused_tokens: self.reused,
+            read_tokens: self.model.len().min(self.prompt.len()).saturating_sub(self.reused),
             prompt_seconds: self.prompt_time.as_secs_f64(),
             tokens: self.answer.len() - self.closed,
             seconds: self.token_time.as_secs_f64(),

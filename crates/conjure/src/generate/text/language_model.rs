@@ -234,12 +234,19 @@ impl LanguageModel {
         request: &TextRequest,
         on_event: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Generated> {
+        // A mark is no text, so that it would never be found as one.
+        let mark = |text: &String| self.tokenizer.as_ref()?.token_id(text).filter(|id| self.is_mark(*id));
+        let ends: Vec<u32> = self.ends.iter().copied().chain(request.stop.iter().filter_map(mark)).collect();
         if request.beams.is_some() {
-            return beam_search(session, &prompt, request, &self.ends, stream, on_event);
+            return beam_search(session, &prompt, request, &ends, stream, on_event);
         }
         let mut constraint = request.grammar.as_ref().map(|grammar| self.constraint(grammar)).transpose()?;
         session.reuse(&prompt)?;
-        Generation::new(session, prompt, request, &self.ends, stream, constraint.as_mut())?.run(on_event)
+        Generation::new(session, prompt, request, &ends, stream, constraint.as_mut())?.run(on_event)
+    }
+
+    fn is_mark(&self, id: u32) -> bool {
+        self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is_special(id))
     }
 
     /// Refuses ids that the model does not know, and more than it reads at once.
@@ -263,10 +270,11 @@ impl LanguageModel {
     pub fn scores(&self, ids: &[u32], each: &mut dyn FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         self.check(ids)?;
         let mut cache = self.decoder.new_cache(ids.len().max(1));
-        for (chunk, some) in ids.chunks(SCORED).enumerate() {
+        let piece = if self.decoder.config().angles_follow_length() { ids.len().max(1) } else { SCORED };
+        for (chunk, some) in ids.chunks(piece).enumerate() {
             let logits = self.decoder.forward(&row(some)?, Some(&mut cache), &mut NoProbe)?; // (1, time, vocabulary)
             for (at, logits) in logits.squeeze(0)?.to_vec2::<f32>()?.iter().enumerate() {
-                each(chunk * SCORED + at, logits)?;
+                each(chunk * piece + at, logits)?;
             }
         }
         Ok(())
@@ -323,6 +331,10 @@ impl NextToken for Session<'_> {
 
     fn vocabulary(&self) -> usize {
         self.decoder.config().vocab_size
+    }
+
+    fn reads_whole(&self) -> bool {
+        self.decoder.config().angles_follow_length()
     }
 
     fn fork(&self) -> Result<Option<Self>> {

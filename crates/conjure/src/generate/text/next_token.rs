@@ -30,6 +30,11 @@ pub trait NextToken {
     /// How many tokens it knows.
     fn vocabulary(&self) -> usize;
 
+    /// Whether a prompt must be read in one piece, as what a token means to the model depends on how many come after it.
+    fn reads_whole(&self) -> bool {
+        false
+    }
+
     /// The same model with a memory of its own, which has read the same; `None` where that is not possible. With it, beam
     /// search reads nothing twice.
     ///
@@ -116,6 +121,10 @@ impl<M: NextToken> NextToken for Cached<M> {
 
     fn vocabulary(&self) -> usize {
         self.model.vocabulary()
+    }
+
+    fn reads_whole(&self) -> bool {
+        self.model.reads_whole()
     }
 
     fn fork(&self) -> Result<Option<Self>> {
