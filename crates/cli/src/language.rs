@@ -3,7 +3,7 @@
 use crate::args::{ConstraintArgs, SamplingArgs};
 use conjure::generate::text::language_model::HELP;
 use conjure::generate::text::request::MAX_PROMPT;
-use conjure::generate::text::{Grammar, LanguageModel, Prompt, Sampling, Stats, TextRequest};
+use conjure::generate::text::{Grammar, KeptAs, LanguageModel, Prompt, Sampling, Stats, TextRequest};
 use conjure::{Error, Result};
 use std::io::Read as _;
 use std::path::Path;
@@ -28,7 +28,12 @@ pub fn open(path: Option<&Path>) -> Result<(LanguageModel, String)> {
 /// Opens the model that is named, with the cache that is asked for; also what it is called.
 pub fn open_with_cache(sampling: &SamplingArgs) -> Result<(LanguageModel, String)> {
     let (model, name) = open(sampling.model.as_deref())?;
-    Ok((if sampling.cache == "f16" { model.with_half_cache() } else { model }, name))
+    let kept = match sampling.cache.as_str() {
+        "q8" => KeptAs::EightBits,
+        "f16" => KeptAs::Half,
+        _ => KeptAs::Given,
+    };
+    Ok((model.with_cache(kept), name))
 }
 
 /// The words or ids that were given; `-` is what stdin holds.

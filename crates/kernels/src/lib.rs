@@ -7,6 +7,7 @@ pub mod activation;
 pub mod attention;
 pub mod conv;
 mod disjoint;
+pub mod eight_bits;
 pub mod elementwise;
 pub mod embedding;
 mod exp;

@@ -1,6 +1,7 @@
 //! How fast a decoder reads and writes: `decode MODEL.gguf [PROMPT TOKENS] [NEW TOKENS] [THREADS]`,
 //! with a cache of floats and with one of 16 bits.
 
+use conjure_core::blocks::KeptAs;
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{self, Params};
 use conjure_core::{DType, Device, Error, Result, Tensor};
@@ -23,12 +24,9 @@ fn main() -> Result<()> {
     let params = Params::load(decoder::canonical(source, &config)?, DType::F32, &Device::Cpu);
     let model = Decoder::new(&params, &config)?;
     println!("open {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
-    for half in [false, true, false, true] {
+    for kept in [KeptAs::Given, KeptAs::Half, KeptAs::EightBits, KeptAs::Given, KeptAs::Half, KeptAs::EightBits] {
         let ids: Vec<u32> = (0..prompt as u32).map(|n| 100 + n * 37 % 1000).collect();
-        let mut cache = model.new_cache(prompt + new);
-        if half {
-            cache = cache.in_half();
-        }
+        let mut cache = model.new_cache(prompt + new).keeping(kept);
         let start = Instant::now();
         let mut logits =
             model.forward_last(&Tensor::from_vec(ids, (1, prompt), &Device::Cpu)?, Some(&mut cache), &mut NoProbe)?;
@@ -39,11 +37,7 @@ fn main() -> Result<()> {
             logits = model.forward_last(&next, Some(&mut cache), &mut NoProbe)?;
         }
         let speed = new as f64 / start.elapsed().as_secs_f64();
-        println!(
-            "write {new} tokens: {speed:.1} tokens/s; cache {} of {} kB",
-            if half { "f16" } else { "f32" },
-            cache.bytes() / 1000
-        );
+        println!("write {new} tokens: {speed:.1} tokens/s; cache {kept:?} of {} kB", cache.bytes() / 1000);
     }
     Ok(())
 }

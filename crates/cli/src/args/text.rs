@@ -70,8 +70,8 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 
-    /// How keys and values of what was read are kept: f16 takes half the memory and rounds them
-    #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16"]), default_value = "f32")]
+    /// How keys and values of what was read are kept: f16 takes half the memory and q8 little more than a quarter, and they round
+    #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16", "q8"]), default_value = "f32")]
     pub cache: String,
 
     /// Most tokens to generate [default: 256 in text; until the answer or the context ends in chat]

@@ -56,6 +56,12 @@ pub fn attend(
     path: &str,
     probe: &mut dyn Probe,
 ) -> Result<Tensor> {
+    // Probes are shown numbers, however a cache keeps them; the output's bits are the same.
+    let looked_at = [Quantity::Key, Quantity::Value, Quantity::AttentionProbabilities, Quantity::Attention]
+        .into_iter()
+        .any(|quantity| probe.wants(path, quantity));
+    let wide = if looked_at { Some((ops::widened(k, q)?, ops::widened(v, q)?)) } else { None };
+    let (k, v) = wide.as_ref().map_or((k, v), |(k, v)| (k, v));
     offer(probe, path, Quantity::Query, q)?;
     for (quantity, value) in [(Quantity::Key, k), (Quantity::Value, v)] {
         if probe.wants(path, quantity) {

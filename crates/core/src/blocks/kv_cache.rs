@@ -1,13 +1,35 @@
 //! Keys and values of the tokens that a decoder has read, so that each new token costs one position and not the whole text
 //! (Shazeer 2019, "Fast Transformer Decoding", <https://arxiv.org/abs/1911.02150>, section 2.4.1).
 
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor, ops};
 
 /// Rows by which memory grows at least.
 const CHUNK: usize = 256;
 
 /// How many tokens a layer with a sliding window can go back beyond its window.
 const KEPT_BEHIND: usize = 256;
+
+/// How rows are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeptAs {
+    /// As they come.
+    #[default]
+    Given,
+    /// As f16: half the memory of f32. Rounded to 11 bits; beyond 65504 they become infinite.
+    Half,
+    /// As whole numbers of 8 bits with a factor for every 32 of them ([`ops::to_eight_bits`]): not much more than a quarter.
+    EightBits,
+}
+
+impl KeptAs {
+    fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Given => Ok(x.detach().contiguous()?),
+            Self::Half => Ok(x.detach().to_dtype(DType::F16)?.contiguous()?),
+            Self::EightBits => ops::to_eight_bits(x),
+        }
+    }
+}
 
 /// One layer's rows.
 #[derive(Debug)]
@@ -29,8 +51,7 @@ pub struct KvCache {
     layers: Vec<Layer>,
     len: usize,
     context: usize,
-    /// How rows are kept, if not as they come.
-    dtype: Option<DType>,
+    kept: KeptAs,
 }
 
 impl KvCache {
@@ -39,13 +60,12 @@ impl KvCache {
     /// a layer that has one.
     pub fn new(windows: impl IntoIterator<Item = Option<usize>>, context: usize) -> Self {
         let layers = windows.into_iter().map(|window| Layer { window, first: 0, rows: None }).collect();
-        Self { layers, len: 0, context, dtype: None }
+        Self { layers, len: 0, context, kept: KeptAs::Given }
     }
 
-    /// The same, empty, that keeps its rows as f16: half the memory. Keys and values are rounded to 11 bits; beyond 65504
-    /// they become infinite.
-    pub fn in_half(self) -> Self {
-        Self { dtype: Some(DType::F16), ..Self::new(self.layers.iter().map(|layer| layer.window), self.context) }
+    /// The same, empty, that keeps its rows so.
+    pub fn keeping(self, kept: KeptAs) -> Self {
+        Self { kept, ..Self::new(self.layers.iter().map(|layer| layer.window), self.context) }
     }
 
     /// Tokens.
@@ -108,9 +128,7 @@ impl KvCache {
             let (now, before) = (&k.dims()[..2], &keys.dims()[..2]);
             return Err(Error::request(format!("the cache holds (batch, kv_heads) {before:?}, not {now:?}")));
         }
-        let kept =
-            |x: &Tensor| -> Result<Tensor> { Ok(x.detach().to_dtype(self.dtype.unwrap_or(x.dtype()))?.contiguous()?) };
-        let (k, v) = (kept(k)?, kept(v)?);
+        let (k, v) = (self.kept.apply(k)?, self.kept.apply(v)?);
         let used = len - layer.first;
         if let Some(window) = layer.window
             && used + time > 2 * (window + KEPT_BEHIND)

@@ -26,7 +26,7 @@ pub use downsample::Downsample;
 pub use embedding::Embedding;
 pub use encoder_layer::{EncoderLayer, EncoderLayerConfig, HiddenAct};
 pub use gated_mlp::GatedMlp;
-pub use kv_cache::KvCache;
+pub use kv_cache::{KeptAs, KvCache};
 pub use linear::Linear;
 pub use low_rank::LowRank;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};

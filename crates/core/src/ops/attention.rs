@@ -1,10 +1,11 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, equation 1), computed block by block without the score matrix in
 //! memory (Dao et al. 2022, FlashAttention).
 
+use super::eight_bits::{from_eight_bits, row_features};
 use super::slices::{from_first, on_cpu_in_f32, with_storage};
 use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
-use conjure_kernels::attention::{self as kernel, Gradients, HalfView, Mask, Problem, RowStatistics, View};
+use conjure_kernels::attention::{self as kernel, Gradients, Mask, Problem, RowStatistics, Rows, Strided, View};
 use conjure_kernels::fresh::zeros;
 use half::slice::HalfFloatSliceExt;
 use std::sync::OnceLock;
@@ -39,21 +40,22 @@ impl AttentionSpec<'_> {
 /// Transposed views of `(batch, time, heads, dim)` are read as they lie, and on a CPU in f32 the result is such a view: to
 /// merge the heads, `transpose(1, 2)` and `reshape` copy nothing.
 ///
-/// Keys and values may be f16, as a cache keeps them, where the queries are not; no gradient flows into them then. Few
-/// queries, as in writing token by token, read them as they lie.
+/// Keys and values may be as a cache keeps them, f16 where the queries are not or rows of [`super::to_eight_bits`]; no gradient
+/// flows into them then. Few queries, as in writing token by token, read them as they lie.
 ///
 /// # Errors
 /// The shapes do not fit each other.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, &spec)?;
-    if k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() != DType::F16 {
+    if is_kept(k, q) || is_kept(v, q) {
         let operation = Attention::new(sizes, spec, None);
-        let reads_halves = spec.mask.is_none()
+        let reads_kept = k.dtype() == v.dtype()
+            && spec.mask.is_none()
             && on_cpu_in_f32(&[q])
             && !q.track_op()
-            && operation.with_problem(|problem| Ok(kernel::suits_half(problem)))?;
-        if !reads_halves {
-            return attention(q, &k.detach().to_dtype(q.dtype())?, &v.detach().to_dtype(q.dtype())?, spec);
+            && operation.with_problem(|problem| Ok(kernel::suits_few(problem)))?;
+        if !reads_kept {
+            return attention(q, &widened(k, q)?, &widened(v, q)?, spec);
         }
         let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
         let y = q.apply_op3_no_bwd(&k, &v, &operation)?; // (batch, t, heads, value_dim)
@@ -71,6 +73,23 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) ->
     let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
     let y = q.apply_op3(&k, &v, operation)?; // (batch, t, heads, value_dim)
     Ok(y.transpose(1, 2)?)
+}
+
+/// Whether `x` is as a cache keeps rows, for the queries `q`.
+fn is_kept(x: &Tensor, q: &Tensor) -> bool {
+    x.dtype() == DType::U8 || x.dtype() == DType::F16 && q.dtype() != DType::F16
+}
+
+/// Keys or values `x` of [`attention`] in the type of the queries `q`, where a cache keeps them otherwise.
+///
+/// # Errors
+/// Bytes that are no rows of numbers.
+pub fn widened(x: &Tensor, q: &Tensor) -> Result<Tensor> {
+    Ok(match x.dtype() {
+        DType::U8 => from_eight_bits(x)?.to_dtype(q.dtype())?,
+        _ if is_kept(x, q) => x.detach().to_dtype(q.dtype())?,
+        _ => x.clone(),
+    })
 }
 
 /// The probabilities that [`attention`] weights the values with, `(batch, heads, t, s)`: for probes.
@@ -97,9 +116,14 @@ struct Sizes {
 impl Sizes {
     fn new(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec<'_>) -> Result<Self> {
         let (batch, heads, t, head_dim) = q.dims4()?;
+        let features = |x: &Tensor| if x.dtype() == DType::U8 { row_features(x) } else { Ok(x.dim(3)?) };
         let (_, kv_heads, s, _) = k.dims4()?;
-        let value_dim = v.dims4()?.3;
-        if k.dims() != [batch, kv_heads, s, head_dim] || v.dims() != [batch, kv_heads, s, value_dim] {
+        let value_dim = features(v)?;
+        if k.dims()[..3] != [batch, kv_heads, s]
+            || features(k)? != head_dim
+            || v.dims4()?.0 != batch
+            || v.dims()[1..3] != [kv_heads, s]
+        {
             let (q, k, v) = (q.shape(), k.shape(), v.shape());
             return Err(Error::request(format!("attention: queries {q:?}, keys {k:?} and values {v:?} do not fit")));
         }
@@ -176,13 +200,17 @@ fn view<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Vie
     Ok(View { data: from_first(storage, layout)?, strides: [strides[0], strides[1], strides[2]] })
 }
 
-fn half_view<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<HalfView<'a>> {
-    let CpuStorage::F16(data) = storage else {
-        return Err(candle_core::Error::Msg("attention was given a tensor that is not f16".into()).bt());
-    };
-    let strides = layout.stride();
-    let data = data[layout.start_offset().min(data.len())..].reinterpret_cast();
-    Ok(HalfView { data, strides: [strides[0], strides[1], strides[2]] })
+/// Keys or values as a cache keeps them.
+fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Rows<'a>> {
+    let strides = [layout.stride()[0], layout.stride()[1], layout.stride()[2]];
+    let first = layout.start_offset();
+    match storage {
+        CpuStorage::F16(data) => {
+            Ok(Rows::Halves(Strided { data: data[first.min(data.len())..].reinterpret_cast(), strides }))
+        }
+        CpuStorage::U8(data) => Ok(Rows::Bytes(Strided { data: &data[first.min(data.len())..], strides })),
+        _ => Ok(Rows::Floats(view(storage, layout)?)),
+    }
 }
 
 impl CustomOp3 for Attention {
@@ -202,10 +230,10 @@ impl CustomOp3 for Attention {
         let Sizes { batch, heads, t, value_dim, .. } = self.sizes;
         let mut out = zeros(batch * t * heads * value_dim);
         let shape = Shape::from((batch, t, heads, value_dim));
-        if matches!(k, CpuStorage::F16(_)) {
-            let (q, k, v) = (view(q, q_layout)?, half_view(k, k_layout)?, half_view(v, v_layout)?);
+        if !matches!(k, CpuStorage::F32(_)) {
+            let (q, k, v) = (view(q, q_layout)?, rows(k, k_layout)?, rows(v, v_layout)?);
             self.with_problem(|problem| {
-                kernel::forward_half(problem, q, k, v, &mut out);
+                kernel::forward_few(problem, q, k, v, &mut out);
                 Ok(())
             })?;
             return Ok((CpuStorage::F32(out), shape));

@@ -263,19 +263,24 @@ fn a_mask_of_the_least_finite_number_leaves_a_uniform_row() {
 }
 
 #[test]
-fn keys_and_values_of_16_bits_are_read_as_what_they_are() {
+fn keys_and_values_of_fewer_bits_are_read_as_what_they_are() {
     let (k, v) = (numbers(&[2, 2, 300, 40], 2.0, 2), numbers(&[2, 2, 300, 19], 2.0, 3));
-    let half = |x: &Tensor| x.to_dtype(DType::F16).unwrap().narrow(2, 20, 270).unwrap();
-    let (k, v) = (half(&k), half(&v));
-    let wide = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+    let half = |x: &Tensor| x.to_dtype(DType::F16).unwrap();
+    let eight = |x: &Tensor| ops::to_eight_bits(&x.to_dtype(DType::F32).unwrap()).unwrap();
+    let wide = |x: &Tensor| match x.dtype() {
+        DType::U8 => ops::from_eight_bits(x).unwrap(),
+        _ => x.to_dtype(DType::F32).unwrap(),
+    };
     let spec = AttentionSpec { causal: true, window: Some(190), soft_cap: Some(2.0), ..AttentionSpec::new(40) };
-    // Few queries, and too many for the kernel that reads 16 bits.
-    for t in [1, 2, 40] {
+    // Few queries, and too many for the kernel that reads fewer bits; also of different kinds.
+    let kept = [(half(&k), half(&v)), (eight(&k), eight(&v)), (eight(&k), half(&v))];
+    for (t, (k, v)) in [1, 2, 40].into_iter().flat_map(|t| kept.iter().map(move |kept| (t, kept))) {
+        let (k, v) = (&k.narrow(2, 20, 270).unwrap(), &v.narrow(2, 20, 270).unwrap());
         let q = numbers(&[2, 4, t, 40], 2.0, 1).to_dtype(DType::F32).unwrap();
-        let got = values(&ops::attention(&q, &k, &v, spec).unwrap());
-        let want = values(&plain::attention(&q, &wide(&k), &wide(&v), spec).unwrap());
+        let got = values(&ops::attention(&q, k, v, spec).unwrap());
+        let want = values(&plain::attention(&q, &wide(k), &wide(v), spec).unwrap());
         for (a, b) in got.iter().zip(&want) {
-            assert!((a - b).abs() < 1e-5, "{t}: {a} but {b}");
+            assert!((a - b).abs() < 1e-5, "{t} {:?}: {a} but {b}", k.dtype());
         }
     }
 }

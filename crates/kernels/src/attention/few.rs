@@ -3,7 +3,8 @@
 //! Flash-Decoding).
 
 use super::tile::squeeze;
-use super::{HalfView, Problem, RowStatistics, View};
+use super::{ByteView, HalfView, Problem, RowStatistics, View};
+use crate::eight_bits;
 use crate::exp::exp;
 use crate::half;
 use crate::scratch::Scratch;
@@ -23,11 +24,14 @@ pub(super) fn suits(problem: &Problem<'_>, lanes: usize) -> bool {
 }
 
 /// Keys or values.
-#[derive(Clone, Copy)]
-pub(super) enum Rows<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// As numbers of 32 bits.
     Floats(View<'a>),
     /// In 16 bits each.
     Halves(HalfView<'a>),
+    /// In rows of bytes as [`crate::eight_bits`] writes them.
+    Bytes(ByteView<'a>),
 }
 
 impl Rows<'_> {
@@ -53,6 +57,13 @@ impl Rows<'_> {
                 }
                 (scratch.as_ptr(), features)
             }
+            Self::Bytes(view) => {
+                for (row, to) in (first..end).zip(scratch.chunks_exact_mut(features.max(1))) {
+                    let start = view.offset(batch, head, row);
+                    eight_bits::to_f32(&view.data[start..start + eight_bits::row_bytes(features)], features, to);
+                }
+                (scratch.as_ptr(), features)
+            }
         }
     }
 
@@ -60,7 +71,16 @@ impl Rows<'_> {
     fn scratch(&self, features: usize) -> Scratch {
         match self {
             Self::Floats(_) => Scratch::new(0),
-            Self::Halves(_) => Scratch::new(BLOCK * features),
+            Self::Halves(_) | Self::Bytes(_) => Scratch::new(BLOCK * features),
+        }
+    }
+
+    /// Panics unless all of `(batch, heads, rows, features)` lies in the data.
+    pub(super) fn check(&self, batch: usize, heads: usize, rows: usize, features: usize) {
+        match self {
+            Self::Floats(view) => view.check(batch, heads, rows, features),
+            Self::Halves(view) => view.check(batch, heads, rows, features),
+            Self::Bytes(view) => view.check(batch, heads, rows, eight_bits::row_bytes(features)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The forward pass.
 
 use super::tile::{Left, VECTORS, multiply, pack, scores, squeeze, unpack, width};
-use super::{HalfView, Problem, RowStatistics, View, block_size, few};
+use super::{Problem, RowStatistics, Rows, View, block_size, few};
 use crate::disjoint::Disjoint;
 use crate::exp::exp;
 use crate::scratch::Scratch;
@@ -25,7 +25,7 @@ pub fn forward(problem: &Problem<'_>, q: View<'_>, k: View<'_>, v: View<'_>, out
     let mut statistics = RowStatistics { max: vec![0.0; rows], inverse_sum: vec![0.0; rows] };
     let lanes = dispatch(Lanes);
     if few::suits(problem, lanes) {
-        few::forward(problem, q, few::Rows::Floats(k), few::Rows::Floats(v), out, &mut statistics);
+        few::forward(problem, q, Rows::Floats(k), Rows::Floats(v), out, &mut statistics);
         return statistics;
     }
     // The query heads that share a key head are handled together, as if they were one longer sequence.
@@ -43,25 +43,25 @@ pub fn forward(problem: &Problem<'_>, q: View<'_>, k: View<'_>, v: View<'_>, out
     statistics
 }
 
-/// Whether [`forward_half`] does this: few queries read a key head, as when a text is written token by token.
-pub fn suits_half(problem: &Problem<'_>) -> bool {
+/// Whether [`forward_few`] does this: few queries read a key head, as when a text is written token by token.
+pub fn suits_few(problem: &Problem<'_>) -> bool {
     few::suits(problem, dispatch(Lanes))
 }
 
-/// [`forward`] with keys and values of 16 bits each.
+/// [`forward`] with keys and values as a cache keeps them.
 ///
 /// # Panics
-/// A view or `out` does not have the sizes of `problem`, or [`suits_half`] is false.
-pub fn forward_half(problem: &Problem<'_>, q: View<'_>, k: HalfView<'_>, v: HalfView<'_>, out: &mut [f32]) {
+/// A view or `out` does not have the sizes of `problem`, or [`suits_few`] is false.
+pub fn forward_few(problem: &Problem<'_>, q: View<'_>, k: Rows<'_>, v: Rows<'_>, out: &mut [f32]) {
     let Problem { batch, heads, kv_heads, t, s, head_dim, value_dim, .. } = *problem;
-    assert!(suits_half(problem), "{} queries per key head are too many", problem.group() * t);
+    assert!(suits_few(problem), "{} queries per key head are too many", problem.group() * t);
     k.check(batch, kv_heads, s, head_dim);
     v.check(batch, kv_heads, s, value_dim);
     problem.check_queries(&q);
     assert_eq!(out.len(), batch * t * heads * value_dim);
     let rows = batch * heads * t;
     let mut statistics = RowStatistics { max: vec![0.0; rows], inverse_sum: vec![0.0; rows] };
-    few::forward(problem, q, few::Rows::Halves(k), few::Rows::Halves(v), out, &mut statistics);
+    few::forward(problem, q, k, v, out, &mut statistics);
 }
 
 /// Asks how many rows a block has.

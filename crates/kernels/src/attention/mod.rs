@@ -14,7 +14,8 @@ mod forward;
 mod tile;
 
 pub use backward::{Gradients, backward};
-pub use forward::{forward, forward_half, suits_half};
+pub use few::Rows;
+pub use forward::{forward, forward_few, suits_few};
 
 /// Sizes and the meaning of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,9 @@ pub type View<'a> = Strided<'a, f32>;
 
 /// Rows of IEEE 754's numbers of 16 bits.
 pub type HalfView<'a> = Strided<'a, u16>;
+
+/// Rows of bytes.
+pub type ByteView<'a> = Strided<'a, u8>;
 
 impl<'a, T> Strided<'a, T> {
     fn offset(&self, batch: usize, head: usize, row: usize) -> usize {

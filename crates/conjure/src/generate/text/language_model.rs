@@ -7,7 +7,7 @@ use super::next_token::{Cached, NextToken};
 use super::request::{Prompt, TextRequest};
 use crate::model_folder;
 use crate::tokens::{DecodeStream, Tokenizer};
-use conjure_core::blocks::KvCache;
+use conjure_core::blocks::{KeptAs, KvCache};
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{self, Params, TensorSource};
 use conjure_core::{DType, Device, Error, Result, Tensor, inside};
@@ -26,7 +26,7 @@ pub struct LanguageModel {
     tokenizer: Option<Tokenizer>,
     ends: Vec<u32>,
     begin: Option<u32>,
-    half_cache: bool,
+    kept: KeptAs,
     token_bytes: OnceLock<TokenBytes>,
 }
 
@@ -93,12 +93,12 @@ impl LanguageModel {
         ends.sort_unstable();
         ends.dedup();
         let begin = config.bos_token_id;
-        Self { decoder, tokenizer, ends, begin, half_cache: false, token_bytes: OnceLock::new() }
+        Self { decoder, tokenizer, ends, begin, kept: KeptAs::Given, token_bytes: OnceLock::new() }
     }
 
-    /// The same model, whose sessions remember keys and values in f16: half the memory, rounded to 11 bits.
-    pub fn with_half_cache(self) -> Self {
-        Self { half_cache: true, ..self }
+    /// The same model, whose sessions remember keys and values so.
+    pub fn with_cache(self, kept: KeptAs) -> Self {
+        Self { kept, ..self }
     }
 
     /// The decoder.
@@ -140,8 +140,7 @@ impl LanguageModel {
     pub fn session(&self, most: Option<usize>) -> Result<Cached<Session<'_>>> {
         let context = self.context();
         let cache = self.decoder.new_cache(most.map_or(context, |most| most.clamp(1, context)));
-        let cache = if self.half_cache { cache.in_half() } else { cache };
-        Cached::new(Session { decoder: &self.decoder, cache, context })
+        Cached::new(Session { decoder: &self.decoder, cache: cache.keeping(self.kept), context })
     }
 
     /// The ids of a prompt, with those that the model expects before a text.

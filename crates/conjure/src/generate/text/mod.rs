@@ -30,6 +30,7 @@ mod toy;
 
 pub use beam::beam_search;
 pub use chat::Chat;
+pub use conjure_core::blocks::KeptAs;
 pub use generation::{Event, Finish, Generated, Generation, Stats, TextStream, Token};
 pub use grammar::{Constraint, Grammar, TokenBytes};
 pub use language_model::LanguageModel;
