@@ -88,7 +88,7 @@ fn request(args: &ImageArgs, seed: u64, recommended: &Recommended) -> Result<Ima
         }),
         preview: args.preview && preview::possible(),
         tiled: args.tiled,
-        upscale: args.upscale,
+        upscale: args.upscale.or(recommended.upscale).filter(|factor| *factor != 1),
         upscaler: None,
         chosen: None,
     })

@@ -8,6 +8,9 @@ use conjure::{Error, Result};
 use std::io::Read as _;
 use std::path::Path;
 
+/// Files of lines above this size are refused.
+const MAX_LINES_BYTES: u64 = 1 << 30;
+
 /// The model that is named.
 pub fn model(path: Option<&Path>) -> Result<&Path> {
     path.ok_or_else(|| Error::request("no model is named").with_help(HELP))
@@ -56,6 +59,26 @@ pub fn stdin() -> Result<String> {
     })
 }
 
+/// The lines of a file, or of stdin where it is `-`.
+pub fn lines(path: &Path) -> Result<Vec<String>> {
+    let mut bytes = Vec::new();
+    let limit = MAX_LINES_BYTES + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > MAX_LINES_BYTES {
+        return Err(Error::file(path, "has more than 1 GiB of text").with_help("split it into several files"));
+    }
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::file(path, format!("line {line} is not UTF-8 text")).with_help("convert the file to UTF-8")
+    })?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// The request that these arguments describe, with this prompt.
 pub fn request(prompt: Prompt, args: &SamplingArgs, form: &ConstraintArgs, seed: u64) -> Result<TextRequest> {
     let usual = Sampling::default();
@@ -87,7 +110,7 @@ pub fn request(prompt: Prompt, args: &SamplingArgs, form: &ConstraintArgs, seed:
 
 /// Speed and context in one line.
 pub fn speed(stats: &Stats) -> String {
-    let read = stats.prompt_tokens - stats.reused_tokens;
+    let read = stats.read_tokens;
     let again = if stats.reused_tokens > 0 { format!(" ({} known)", stats.reused_tokens) } else { String::new() };
     format!(
         "prompt {read} tokens{again}, {:.1} tokens/s; {} generated, {:.1} tokens/s; context {} of {}",

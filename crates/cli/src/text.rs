@@ -6,12 +6,17 @@ use conjure::generate::image::random_seed;
 use conjure::generate::text::{Beams, Event, Finish, Generated, LanguageModel, Prompt, TextRequest, Token};
 use conjure::{Error, Result};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// Tokens that are generated where no number is given: enough for a page, and an end for models that know none.
 const MAX_TOKENS: usize = 256;
 
 pub fn run(args: &TextArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.file {
+        return run_together(args, path);
+    }
     let prompt = language::prompt(args.prompt.as_deref(), &args.tokens)?;
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let mut request = language::request(prompt, &args.sampling, &args.constraint, seed)?;
@@ -61,6 +66,54 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
         tell(&model, &made, &request);
     }
     Ok(if made.finish == Finish::Cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// A text for each line of a file. Results are written in the order of the lines: with `--json` an object on each line, else the
+/// texts with an empty line between them.
+fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
+    let lines: Vec<String> = language::lines(path)?.into_iter().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return Err(Error::file(path, "has no prompt").with_help("write a prompt on each line"));
+    }
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let request = language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
+    let requests: Vec<TextRequest> = lines
+        .into_iter()
+        .zip(0..)
+        .map(|(line, n)| TextRequest {
+            prompt: Prompt::Text(line),
+            seed: seed.wrapping_add(n),
+            max_tokens: request.max_tokens.or(Some(MAX_TOKENS)),
+            logprobs: args.logprobs,
+            ..request.clone()
+        })
+        .collect();
+    image::set_threads(&args.machine)?;
+    let (model, _) = language::open_with_cache(&args.sampling)?;
+    let drawn = !request.sampling.is_greedy();
+    if drawn && args.sampling.seed.is_none() {
+        report::note(&format!("seed {seed}"));
+    }
+    let began = Instant::now();
+    let made = model.generate_together(&requests, args.together, &mut |_, _| !interrupt::requested())?;
+    let seconds = began.elapsed().as_secs_f64();
+    for (request, made) in requests.iter().zip(&made) {
+        let written = if args.machine.json {
+            let ids = model.encode(&request.prompt)?;
+            report::result(&describe(&model, &ids, made, request, drawn.then_some(request.seed)).to_string())
+        } else {
+            report::result(&format!("{}\n", made.text.trim_end_matches('\n')))
+        };
+        written?;
+    }
+    let tokens: usize = made.iter().map(|made| made.stats.tokens).sum();
+    report::note(&format!(
+        "{} texts, {tokens} tokens in {seconds:.1} s, {:.1} tokens/s",
+        made.len(),
+        tokens as f64 / seconds
+    ));
+    let cancelled = made.iter().any(|made| made.finish == Finish::Cancelled);
+    Ok(if cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
 }
 
 /// Tells people how it went, on stderr.

@@ -76,6 +76,8 @@ impl Norm {
 
 /// What one forward pass has for all layers.
 struct Pass<'a> {
+    /// Tokens that were read before.
+    past: usize,
     /// The angles of this pass's positions, for each of the config's rotations.
     ropes: Vec<RotaryEmbedding>,
     /// ALiBi's penalties, `(1, heads, 1, source)`.
@@ -130,7 +132,8 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &mut Pass<'_>, probe: &mut dyn Probe) -> Result<Tensor> {
+    /// `passes` has one for the whole batch, or one for each of its texts.
+    fn forward(&self, x: &Tensor, passes: &mut [Pass<'_>], probe: &mut dyn Probe) -> Result<Tensor> {
         let (batch, time, _) = x.dims3()?;
         let split = |x: Tensor, heads: usize| x.reshape((batch, time, heads, self.head_dim));
         // 1. Queries, keys and values of the new tokens.
@@ -140,8 +143,32 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let (mut q, mut k) = (q.transpose(1, 2)?, k.transpose(1, 2)?); // (batch, heads or kv_heads, time, head_dim)
-        let mut v = v.transpose(1, 2)?; // (batch, kv_heads, time, head_dim)
+        let (q, k) = (q.transpose(1, 2)?, k.transpose(1, 2)?); // (batch, heads or kv_heads, time, head_dim)
+        let v = v.transpose(1, 2)?; // (batch, kv_heads, time, head_dim)
+        let y = match passes {
+            [pass] => self.attend(q, k, v, pass, probe)?, // (batch, heads, time, head_dim)
+            passes => {
+                let text = |(n, pass): (usize, &mut Pass<'_>)| {
+                    self.attend(q.narrow(0, n, 1)?, k.narrow(0, n, 1)?, v.narrow(0, n, 1)?, pass, probe)
+                };
+                Tensor::cat(&passes.iter_mut().enumerate().map(text).collect::<Result<Vec<_>>>()?, 0)?
+            }
+        };
+        // 5. Heads side by side, and mixed.
+        let y = y.transpose(1, 2)?.reshape((batch, time, self.heads * self.head_dim))?;
+        self.o_proj.forward(&y) // (batch, time, hidden_size)
+    }
+
+    /// Queries `q (batch, heads, time, head_dim)`, keys `k` and values `v (batch, kv_heads, time, head_dim)` of texts that stand
+    /// at the same place: `(batch, heads, time, head_dim)`.
+    fn attend(
+        &self,
+        mut q: Tensor,
+        mut k: Tensor,
+        mut v: Tensor,
+        pass: &mut Pass<'_>,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
         // 2. Rotated by where they stand.
         if let Some(rope) = self.layer.rope.and_then(|rope| pass.ropes.get(rope)) {
             (q, k) = (rope.rotate(&q)?, rope.rotate(&k)?);
@@ -150,8 +177,8 @@ impl Attention {
         if let Some(cache) = &mut pass.cache {
             (k, v) = cache.append(self.index, &k, &v)?; // (batch, kv_heads, source, head_dim)
             if self.is_watched(probe) {
-                // The cache's memory is written again, and may hold 16 bits: what a probe has seen stays as it was.
-                (k, v) = (k.copy()?.to_dtype(q.dtype())?, v.copy()?.to_dtype(q.dtype())?);
+                // The cache's memory is written again, and may hold fewer bits: what a probe has seen stays as it was.
+                (k, v) = (ops::widened(&k.copy()?, &q)?, ops::widened(&v.copy()?, &q)?);
             }
         }
         // 4. Attention.
@@ -163,10 +190,7 @@ impl Attention {
             mask: pass.penalties.as_ref(),
         };
         let to_out = |y: &Tensor| self.o_proj.forward(y);
-        let y = attend(&q, &k, &v, spec, &to_out, &self.path, probe)?; // (batch, heads, time, head_dim)
-        // 5. Heads side by side, and mixed.
-        let y = y.transpose(1, 2)?.reshape((batch, time, self.heads * self.head_dim))?;
-        self.o_proj.forward(&y) // (batch, time, hidden_size)
+        attend(&q, &k, &v, spec, &to_out, &self.path, probe)
     }
 
     /// Whether a probe looks at keys and values, or changes what is done with them.
@@ -250,9 +274,9 @@ impl Layer {
     }
 
     /// `x (batch, time, hidden_size)`, shape unchanged.
-    fn forward(&self, x: &Tensor, pass: &mut Pass<'_>, probe: &mut dyn Probe) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, passes: &mut [Pass<'_>], probe: &mut dyn Probe) -> Result<Tensor> {
         let normed = self.input_layernorm.forward(x)?;
-        let attended = self.self_attn.forward(&normed, pass, probe)?;
+        let attended = self.self_attn.forward(&normed, passes, probe)?;
         let y = match &self.residual {
             Residual::Sequential { post_attention_layernorm } => {
                 let x = ops::add(x, &attended)?;
@@ -397,6 +421,27 @@ impl Decoder {
         Ok(self.head(&last, probe)?.squeeze(1)?) // (batch, vocab_size)
     }
 
+    /// As [`Self::forward_last`] for several texts of different length, each with a cache of its own that is at least one token
+    /// behind: `ids` holds the next token of each. All weights are read once for all of them. `(texts, vocab_size)`, with the
+    /// bits that each text would get alone in f32.
+    ///
+    /// # Errors
+    /// Not as many ids as caches, and those of [`Self::forward`]; no cache has changed then but that memory was taken.
+    pub fn forward_texts(&self, ids: &[u32], caches: &mut [&mut KvCache], probe: &mut dyn Probe) -> Result<Tensor> {
+        if ids.len() != caches.len() {
+            let (ids, caches) = (ids.len(), caches.len());
+            return Err(Error::request(format!("{ids} tokens for {caches} texts")));
+        }
+        let ids = Tensor::new(ids, &self.device)?.unsqueeze(1)?; // (texts, 1)
+        for cache in caches.iter() {
+            self.check_ids(&ids, cache.len(), Some(&**cache))?;
+        }
+        let passes =
+            caches.iter_mut().map(|cache| self.pass(cache.len(), 1, Some(&mut **cache))).collect::<Result<_>>()?;
+        let x = self.through_layers(&ids, passes, probe)?; // (texts, 1, hidden_size)
+        Ok(self.head(&x, probe)?.squeeze(1)?) // (texts, vocab_size)
+    }
+
     /// The residual stream after the last layer, before the final norm: `(batch, time, hidden_size)`; the rest as in
     /// [`Self::forward`].
     ///
@@ -406,23 +451,27 @@ impl Decoder {
         let (_, time) = ids.dims2()?;
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         self.check_ids(ids, past, cache.as_deref())?;
+        self.through_layers(ids, vec![self.pass(past, time, cache)?], probe)
+    }
+
+    fn through_layers(&self, ids: &Tensor, mut passes: Vec<Pass<'_>>, probe: &mut dyn Probe) -> Result<Tensor> {
+        let (_, time) = ids.dims2()?;
         // 1. Embeddings of tokens and, in GPT-2, of positions.
         let mut x = self.embed_tokens.forward(ids)?; // (batch, time, hidden_size)
         if self.config.embedding_scale != 1.0 {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(positions) = &self.embed_positions {
-            let places = Tensor::arange(past as u32, (past + time) as u32, ids.device())?;
+            let places = passes.iter().flat_map(|pass| (pass.past..pass.past + time).map(|place| place as u32));
+            let places = Tensor::from_vec(places.collect(), (passes.len(), time), ids.device())?;
             x = x.broadcast_add(&positions.forward(&places)?)?; // (batch, time, hidden_size)
         }
         offer(probe, "model.embed_tokens", Quantity::Activation, &x)?;
-        // 2. What tells the layers where the tokens stand.
-        let mut pass = self.pass(past, time, cache)?;
-        // 3. The layers.
+        // 2. Through the layers, which know where the tokens stand.
         for layer in &self.layers {
-            x = layer.forward(&x, &mut pass, probe)?; // (batch, time, hidden_size)
+            x = layer.forward(&x, &mut passes, probe)?; // (batch, time, hidden_size)
         }
-        if let Some(cache) = pass.cache {
+        for cache in passes.into_iter().filter_map(|pass| pass.cache) {
             cache.advance(time);
         }
         Ok(x)
@@ -438,10 +487,10 @@ impl Decoder {
     }
 
     fn head(&self, x: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        // 4. The final norm.
+        // 3. The final norm.
         let x = self.norm.forward(x)?; // (batch, time, hidden_size)
         offer(probe, "model.norm", Quantity::Activation, &x)?;
-        // 5. A score for each token of the vocabulary.
+        // 4. A score for each token of the vocabulary.
         let mut logits = match &self.lm_head {
             Some(lm_head) => lm_head.forward(&x)?,
             None => self.embed_tokens.logits(&x)?,
@@ -469,7 +518,7 @@ impl Decoder {
             Positions::Alibi { max_bias } => Some(self.penalties(max_bias, past + time)?),
             _ => None,
         };
-        Ok(Pass { ropes, penalties, cache })
+        Ok(Pass { past, ropes, penalties, cache })
     }
 
     /// ALiBi (Press et al. 2021, section 3): a slope for each head times how far behind the last token a key is. (What a row

@@ -52,7 +52,8 @@ pub struct ImageArgs {
     #[arg(long, value_name = "DIR", requires = "best_of", help_heading = "Picture")]
     pub judge: Option<PathBuf>,
 
-    /// Make the finished picture 2 or 4 times as wide and high, with a super-resolution network
+    /// Make the finished picture 2 or 4 times as wide and high, with a super-resolution network; 1 leaves it as it is
+    /// [default: the model's, else 1]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = "Picture")]
     pub upscale: Option<usize>,
 

@@ -8,12 +8,20 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct TextArgs {
     /// What the text begins with; `-` reads it from stdin
-    #[arg(value_name = "PROMPT", allow_hyphen_values = true, required_unless_present = "tokens")]
+    #[arg(value_name = "PROMPT", allow_hyphen_values = true, required_unless_present_any = ["tokens", "file"])]
     pub prompt: Option<String>,
 
     /// Begin with these token ids instead, separated by commas; nothing is added to them
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     pub tokens: Vec<u32>,
+
+    /// A file with a prompt on each line, or `-` for stdin: a text for each, several at the same time
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "tokens", "beams"])]
+    pub file: Option<PathBuf>,
+
+    /// With --file, how many texts are made at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, requires = "file")]
+    pub together: usize,
 
     #[command(flatten)]
     pub sampling: SamplingArgs,

@@ -171,6 +171,45 @@ fn a_cache_goes_back_and_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn texts_of_different_length_go_on_together_as_each_would_alone() {
+    for case in CASES.map(Case::open) {
+        let model = case.model();
+        let ids = case.ids.to_vec2::<u32>().unwrap()[0].clone();
+        let row = |ids: &[u32]| Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let begun = |length: usize| {
+            let mut cache = model.new_cache(TIME);
+            model.forward_last(&row(&ids[..length]), Some(&mut cache), &mut NoProbe).unwrap();
+            cache
+        };
+        let lengths = [3, 17, 8];
+        let mut caches: Vec<KvCache> = lengths.into_iter().map(begun).collect();
+        // Two tokens, so that the second sees the first in the cache.
+        for step in 0..2 {
+            let next: Vec<u32> = lengths.iter().map(|length| ids[length + step]).collect();
+            let mut together: Vec<&mut KvCache> = caches.iter_mut().collect();
+            let logits = model.forward_texts(&next, &mut together, &mut NoProbe).unwrap();
+            for (n, length) in lengths.into_iter().enumerate() {
+                let mut alone = begun(length);
+                for at in 0..step {
+                    model.forward_last(&row(&[ids[length + at]]), Some(&mut alone), &mut NoProbe).unwrap();
+                }
+                let alone = model.forward_last(&row(&[next[n]]), Some(&mut alone), &mut NoProbe).unwrap();
+                let error = fixture::relative_error(&logits.narrow(0, n, 1).unwrap(), &alone);
+                assert!(error < 1e-5, "{} text {n} step {step}: {error}", case.name);
+            }
+        }
+        assert_eq!(caches.iter().map(KvCache::len).collect::<Vec<_>>(), [5, 19, 10]);
+        // A text without room stops all before anything changes.
+        let (mut full, mut other) = (model.new_cache(2), begun(3));
+        model.forward_last(&row(&ids[..2]), Some(&mut full), &mut NoProbe).unwrap();
+        let error = model.forward_texts(&[1, 1], &mut [&mut other, &mut full], &mut NoProbe).unwrap_err();
+        assert_eq!(error.to_string(), "3 tokens do not fit into a context of 2");
+        assert_eq!(other.len(), 3);
+        assert!(model.forward_texts(&[1], &mut [&mut other, &mut full], &mut NoProbe).is_err());
+    }
+}
+
+#[test]
 fn a_text_longer_than_the_windows_memory_reads_the_same_in_parts() {
     let case = Case::open("gemma3");
     let model = case.model();

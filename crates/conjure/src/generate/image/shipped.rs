@@ -40,6 +40,8 @@ pub struct Recommended {
     pub num_inference_steps: Option<usize>,
     /// Scale of classifier-free guidance.
     pub guidance_scale: Option<f64>,
+    /// How many times higher and wider finished pictures are made: 2 or 4, or 1 for not at all.
+    pub upscale: Option<usize>,
 }
 
 impl Recommended {
@@ -63,9 +65,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Recommended::read(folder.path()).unwrap(), Recommended::default());
         let path = folder.path().join("generation_config.json");
-        std::fs::write(&path, r#"{ "num_inference_steps": 20, "guidance_scale": 3.5, "other": 1 }"#).unwrap();
+        std::fs::write(&path, r#"{ "num_inference_steps": 20, "guidance_scale": 3.5, "upscale": 2, "other": 1 }"#)
+            .unwrap();
         let read = Recommended::read(folder.path()).unwrap();
-        assert_eq!(read, Recommended { num_inference_steps: Some(20), guidance_scale: Some(3.5) });
+        assert_eq!(read, Recommended { num_inference_steps: Some(20), guidance_scale: Some(3.5), upscale: Some(2) });
         std::fs::write(&path, r#"{ "num_inference_steps": "many" }"#).unwrap();
         let error = Recommended::read(folder.path()).unwrap_err();
         assert!(error.to_string().contains("generation_config.json: cannot be read"), "{error}");

@@ -153,6 +153,32 @@ pub struct Generated {
     pub stats: Stats,
 }
 
+/// A text put together from its events.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    text: String,
+    tokens: Vec<Token>,
+}
+
+impl Text {
+    /// Adds what an event tells; the whole text with the last.
+    pub fn add(&mut self, event: Event) -> Option<Generated> {
+        match event {
+            Event::Prompt { .. } => None,
+            Event::Token(token) => {
+                self.text.push_str(&token.text);
+                self.tokens.push(token);
+                None
+            }
+            Event::End { rest, finish, stats } => {
+                let Self { mut text, tokens } = std::mem::take(self);
+                text.push_str(&rest);
+                Some(Generated { ids: tokens.iter().map(|token| token.id).collect(), text, tokens, finish, stats })
+            }
+        }
+    }
+}
+
 /// Text being made. Each call of [`Iterator::next`] reads a piece of the prompt or makes one token.
 pub struct Generation<'a> {
     model: &'a mut dyn NextToken,
@@ -238,25 +264,32 @@ impl<'a> Generation<'a> {
     /// # Errors
     /// The model or the tokenizer fails, or a grammar cannot be closed.
     pub fn run(mut self, on_event: &mut dyn FnMut(&Event) -> bool) -> Result<Generated> {
-        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let mut text = Text::default();
         while let Some(event) = self.next() {
             let event = event?;
             if !on_event(&event) {
                 self.cancel();
             }
-            match event {
-                Event::Prompt { .. } => {}
-                Event::Token(token) => {
-                    text.push_str(&token.text);
-                    tokens.push(token);
-                }
-                Event::End { rest, finish, stats } => {
-                    text.push_str(&rest);
-                    return Ok(Generated { ids: self.answer, text, tokens, finish, stats });
-                }
+            if let Some(made) = text.add(event) {
+                return Ok(made);
             }
         }
         Err(Error::failure("the text was over before it began"))
+    }
+
+    /// The token that the model must read before the next event, if there is one: for a caller that has the model read for
+    /// several texts at once, and hands the scores to [`Self::give`].
+    pub(super) fn wants(&self) -> Option<u32> {
+        let idle =
+            self.over || self.finish.is_some() || !self.closing.is_empty() || self.answer.len() >= self.max_tokens;
+        self.unread.filter(|_| !idle)
+    }
+
+    /// The model has read what was wanted, in this time, and says this of the next token.
+    pub(super) fn give(&mut self, logits: Vec<f32>, took: Duration) {
+        self.unread = None;
+        self.logits = logits;
+        self.token_time += took;
     }
 
     fn advance(&mut self) -> Result<Event> {

@@ -138,9 +138,37 @@ impl LanguageModel {
     /// # Errors
     /// None that a user can cause.
     pub fn session(&self, most: Option<usize>) -> Result<Cached<Session<'_>>> {
+        Cached::new(Session { model: self, cache: self.cache(most) })
+    }
+
+    /// An empty memory for `most` tokens, or for as many as the model is made for.
+    pub(super) fn cache(&self, most: Option<usize>) -> KvCache {
         let context = self.context();
-        let cache = self.decoder.new_cache(most.map_or(context, |most| most.clamp(1, context)));
-        Cached::new(Session { decoder: &self.decoder, cache: cache.keeping(self.kept), context })
+        self.decoder.new_cache(most.map_or(context, |most| most.clamp(1, context))).keeping(self.kept)
+    }
+
+    /// Reads `ids` after what `cache` holds: the logits `(vocabulary)` of the token that follows.
+    pub(super) fn read(&self, ids: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
+        check_ids(ids, self.decoder.config().vocab_size)?;
+        let ids = row(ids)?;
+        // A token is hundreds of small products, which wait for each other less when they are started on a worker's thread.
+        let logits = inside(|| self.decoder.forward_last(&ids, Some(cache), &mut NoProbe))?; // (1, vocabulary)
+        Ok(logits.squeeze(0)?.to_vec1()?)
+    }
+
+    /// As [`Self::read`] for several texts, a token of each.
+    pub(super) fn read_each(&self, ids: &[u32], caches: &mut [&mut KvCache]) -> Result<Vec<Vec<f32>>> {
+        Ok(inside(|| self.decoder.forward_texts(ids, caches, &mut NoProbe))?.to_vec2()?) // (texts, vocabulary)
+    }
+
+    /// The ids that end a text: the model's own, and the marks among the request's stop strings, which are no text and would
+    /// never be found as such.
+    pub(super) fn ends_of(&self, request: &TextRequest) -> Vec<u32> {
+        let mark = |text: &String| {
+            let tokenizer = self.tokenizer.as_ref()?;
+            tokenizer.token_id(text).filter(|id| tokenizer.is_special(*id))
+        };
+        self.ends.iter().copied().chain(request.stop.iter().filter_map(mark)).collect()
     }
 
     /// The ids of a prompt, with those that the model expects before a text.
@@ -233,19 +261,13 @@ impl LanguageModel {
         request: &TextRequest,
         on_event: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Generated> {
-        // A mark is no text, so that it would never be found as one.
-        let mark = |text: &String| self.tokenizer.as_ref()?.token_id(text).filter(|id| self.is_mark(*id));
-        let ends: Vec<u32> = self.ends.iter().copied().chain(request.stop.iter().filter_map(mark)).collect();
+        let ends = self.ends_of(request);
         if request.beams.is_some() {
             return beam_search(session, &prompt, request, &ends, stream, on_event);
         }
         let mut constraint = request.grammar.as_ref().map(|grammar| self.constraint(grammar)).transpose()?;
         session.reuse(&prompt)?;
         Generation::new(session, prompt, request, &ends, stream, constraint.as_mut())?.run(on_event)
-    }
-
-    fn is_mark(&self, id: u32) -> bool {
-        self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is_special(id))
     }
 
     /// Refuses ids that the model does not know, and more than it reads at once.
@@ -300,20 +322,15 @@ fn in_file(path: &Path, error: Error) -> Error {
     }
 }
 
-/// A decoder with the keys and values of what it has read.
+/// A model with the keys and values of what it has read.
 pub struct Session<'m> {
-    decoder: &'m Decoder,
+    model: &'m LanguageModel,
     cache: KvCache,
-    context: usize,
 }
 
 impl NextToken for Session<'_> {
     fn next(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        check_ids(ids, self.vocabulary())?;
-        let ids = row(ids)?;
-        // A token is hundreds of small products, which wait for each other less when they are started on a worker's thread.
-        let logits = inside(|| self.decoder.forward_last(&ids, Some(&mut self.cache), &mut NoProbe))?; // (1, vocabulary)
-        Ok(logits.squeeze(0)?.to_vec1()?)
+        self.model.read(ids, &mut self.cache)
     }
 
     fn rewind(&mut self, len: usize) -> Result<()> {
@@ -325,19 +342,19 @@ impl NextToken for Session<'_> {
     }
 
     fn context(&self) -> usize {
-        self.context
+        self.model.context()
     }
 
     fn vocabulary(&self) -> usize {
-        self.decoder.config().vocab_size
+        self.model.decoder.config().vocab_size
     }
 
     fn reads_whole(&self) -> bool {
-        self.decoder.config().angles_follow_length()
+        self.model.decoder.config().angles_follow_length()
     }
 
     fn fork(&self) -> Result<Option<Self>> {
-        Ok(Some(Self { decoder: self.decoder, cache: self.cache.copy()?, context: self.context }))
+        Ok(Some(Self { model: self.model, cache: self.cache.copy()? }))
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`beam`] | how is the likeliest whole text searched? |
 //! | [`grammar`] | how is text held to a JSON schema or a grammar? |
 //! | [`language_model`] | what is in a model's folder or GGUF file? |
+//! | [`together`] | how are several texts made at once? |
 //! | [`chat`] | how does a conversation go on without reading it again? |
 
 pub mod beam;
@@ -25,6 +26,7 @@ pub mod next_token;
 pub mod request;
 pub mod stop;
 mod tiny;
+pub mod together;
 #[cfg(test)]
 mod toy;
 
