@@ -3,8 +3,9 @@
 use crate::args::{InspectArgs, ModelsCommand, ReportArgs, TinyArgs, TinyKind};
 use crate::{cache, report};
 use conjure::Result;
-use conjure::generate::image::{self, inspect::Inspection};
+use conjure::generate::image;
 use conjure::generate::text;
+use conjure::inspect::Inspection;
 use conjure::registry::{FAMILIES, Family};
 use conjure::tokens::clip_vocabulary;
 use serde_json::json;

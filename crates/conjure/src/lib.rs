@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod generate;
 pub mod image_file;
+pub mod inspect;
 mod model_folder;
 pub mod registry;
 mod threads;

@@ -8,7 +8,6 @@
 mod adapters;
 mod best_of;
 mod inputs;
-pub mod inspect;
 mod job;
 mod memory;
 pub(crate) mod open;

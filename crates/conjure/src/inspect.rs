@@ -1,6 +1,6 @@
 //! What a model is, what it needs, and what is wrong with it; no memory is taken for its weights.
 
-use super::open::Opened;
+use crate::generate::image::open::Opened;
 use crate::model_folder;
 use conjure_core::weights::{self, Fit, TensorSource};
 use conjure_core::{Error, Result};
