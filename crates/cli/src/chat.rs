@@ -97,6 +97,7 @@ fn ask(chat: &mut Chat<'_>, question: &str, request: &TextRequest) -> Result<boo
         let end = match made.finish {
             Finish::Cancelled => "; stopped",
             Finish::Length => "; ended by --max-tokens",
+            Finish::Open => "; there was no room to close what the grammar has open",
             Finish::Context => "; the context is full: /drop or /reset makes room",
             _ => "",
         };

@@ -65,7 +65,7 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
         }
         tell(&model, &made, &request);
     }
-    Ok(if made.finish == Finish::Cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
+    Ok(exit_code([&made]))
 }
 
 /// A text for each line of a file. Results are written in the order of the lines: with `--json` an object on each line, else the
@@ -112,8 +112,25 @@ fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
         made.len(),
         tokens as f64 / seconds
     ));
-    let cancelled = made.iter().any(|made| made.finish == Finish::Cancelled);
-    Ok(if cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
+    Ok(exit_code(&made))
+}
+
+/// That of the first text that did not end well; says what is wrong with those that do not match.
+fn exit_code<'a>(made: impl IntoIterator<Item = &'a Generated>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for made in made {
+        match made.finish {
+            Finish::Cancelled => return ExitCode::from(Error::Cancelled.exit_code()),
+            Finish::Open => {
+                code = report::failure(
+                    &Error::failure("the text could not be brought to an end that matches")
+                        .with_help("allow more tokens with --max-tokens"),
+                );
+            }
+            _ => {}
+        }
+    }
+    code
 }
 
 /// Tells people how it went, on stderr.

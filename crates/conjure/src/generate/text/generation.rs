@@ -60,6 +60,8 @@ pub enum Finish {
     Context,
     /// Nothing more matches the grammar.
     Grammar,
+    /// There was no more room, and what the grammar has open could not be closed: the text does not match.
+    Open,
     /// The user stopped it.
     Cancelled,
 }
@@ -73,6 +75,7 @@ impl Finish {
             Self::Length => "length",
             Self::Context => "context",
             Self::Grammar => "grammar",
+            Self::Open => "open",
             Self::Cancelled => "cancelled",
         }
     }
@@ -262,7 +265,7 @@ impl<'a> Generation<'a> {
     /// Runs to the end. `on_event` sees every event, and ends the text by returning `false`.
     ///
     /// # Errors
-    /// The model or the tokenizer fails, or a grammar cannot be closed.
+    /// The model or the tokenizer fails.
     pub fn run(mut self, on_event: &mut dyn FnMut(&Event) -> bool) -> Result<Generated> {
         let mut text = Text::default();
         while let Some(event) = self.next() {
@@ -390,7 +393,9 @@ impl<'a> Generation<'a> {
     /// There is no room for another token that is chosen: ends, and before that closes what a grammar has open.
     fn limit(&mut self) -> Result<Event> {
         if let Some(constraint) = &mut self.constraint {
-            self.closing = constraint.close()?.into();
+            // A text that does not match is worth more than none.
+            let Ok(closing) = constraint.close() else { return self.end(Finish::Open) };
+            self.closing = closing.into();
             if !self.closing.is_empty() {
                 return self.token();
             }
@@ -445,6 +450,7 @@ pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::grammar::{Grammar, TokenBytes};
     use super::super::next_token::Cached;
     use super::super::request::{Prompt, Sampling};
     use super::super::toy::Toy;
@@ -559,6 +565,20 @@ mod tests {
         let made = run("the dog", 99);
         assert_eq!((made.stats.prompt_tokens, made.stats.reused_tokens), (7, 6));
         assert_eq!(made.text, ". the dog. t");
+    }
+
+    #[test]
+    fn a_text_whose_grammar_cannot_be_closed_is_kept() {
+        let mut toy = Toy::new(TEXT, 40);
+        let letters: Vec<Vec<u8>> = toy.alphabet.iter().map(|letter| letter.to_string().into_bytes()).collect();
+        // After the d too much is wanted.
+        let grammar = Grammar::Lark("start: \"the\" | /d[a-z. ]{4000}/".into());
+        let mut constraint = Constraint::new(&grammar, &TokenBytes::new(&letters, &[])).unwrap();
+        let (prompt, stream) = (toy.ids("the "), toy.stream());
+        let request = request(|_| ());
+        let generation = Generation::new(&mut toy, prompt, &request, &[], stream, Some(&mut constraint)).unwrap();
+        let made = generation.run(&mut |_| true).unwrap();
+        assert_eq!((made.text.as_str(), made.finish, made.stats.tokens), ("dog. the dog", Finish::Open, 12));
     }
 
     #[test]
