@@ -26,6 +26,7 @@
 //! Tensors have Llama's names, for which Llama, Mistral, Qwen, SmolLM and Gemma need no renaming; [`canonical`] shows the
 //! checkpoints of GPT-2, GPT-NeoX, MPT and Phi-3 under them.
 
+mod adapters;
 mod config;
 mod entries;
 mod from_json;
@@ -35,6 +36,7 @@ mod presets;
 mod rope_entries;
 mod to_json;
 
+pub use adapters::{Factors, LayerFactors, adapter_targets, from_adapter, to_adapter};
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
 
 use conjure_core::blocks::{
