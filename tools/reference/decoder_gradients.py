@@ -1,10 +1,9 @@
 """Gradients of the loss by every parameter, computed by transformers on the models that decoder.py made.
 
 Run: python tools/reference/decoder_gradients.py [folder]
-Writes CASE_gradients.safetensors beside CASE.safetensors, for a Llama and a GPT-2, under the checkpoint's key names.
+Writes CASE_gradients.safetensors beside CASE.safetensors, for a Llama and a GPT-2, as gradients.* with the checkpoint's key names.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +26,7 @@ for case in ("llama", "gpt2"):
     loss = F.cross_entropy(logits.flatten(0, 1), tensors["inputs.targets"].long().flatten(), ignore_index=-100)
     assert abs(loss.item() - tensors["outputs.loss"].item()) < 1e-5, (loss, tensors["outputs.loss"])
     loss.backward()
-    gradients = {name: p.grad.clone().contiguous() for name, p in model.named_parameters()}
+    gradients = {f"gradients.{name}": p.grad.clone().contiguous() for name, p in model.named_parameters()}
     path = FOLDER / f"{case}_gradients.safetensors"
-    save_file(gradients, path, {"made_by": "tools/reference/decoder_gradients.py", "seed": json.dumps(None)})
+    save_file(gradients, path, {"made_by": "tools/reference/decoder_gradients.py"})
     print(case, len(gradients), path.stat().st_size)

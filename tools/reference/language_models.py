@@ -1,9 +1,10 @@
 """Tiny language models with tokenizers and PEFT adapters, for the tests of training and perplexity in crates/conjure.
 
 Run: python tools/reference/language_models.py [folder]
-Needs peft. Writes
+Needs peft and gguf. Writes
   llama/, gpt2/           models as transformers saves them, random weights; llama has a tokenizer and a chat template
   llama_adapter/, gpt2_adapter/   LoRA adapters as PEFT saves them, random factors
+  llama.gguf              the same llama with its matrices in Q8_0
   text.txt, pairs.jsonl   what was measured
   expected.json           perplexities by window and stride, DPO's losses
   expected.safetensors    logits with the adapters
@@ -15,6 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import peft
 import torch
 import torch.nn.functional as F
@@ -125,13 +128,66 @@ def adapted(base_folder, name, **settings):
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), FOLDER / name).eval()
 
 
+NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+
+
+def quantized(model, tok, path):
+    """Writes the model as llama.cpp does, in Q8_0, and gives it the weights that are in the file."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in (("context_length", config.max_position_embeddings), ("embedding_length", config.hidden_size),
+                        ("block_count", config.num_hidden_layers), ("feed_forward_length", config.intermediate_size),
+                        ("attention.head_count", config.num_attention_heads),
+                        ("attention.head_count_kv", config.num_key_value_heads), ("vocab_size", config.vocab_size),
+                        ("rope.dimension_count", config.hidden_size // config.num_attention_heads)):
+        writer.add_uint32(f"llama.{name}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
+    writer.add_float32("llama.rope.freq_base", 10000.0)
+    inner = json.loads(tok.backend_tokenizer.to_str())
+    tokens = [tok.convert_ids_to_tokens(i) for i in range(len(tok))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in inner["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            module, kind = name.removeprefix("model.").rsplit(".", 1)
+            if module.startswith("layers."):
+                _, layer, rest = module.split(".", 2)
+                stored = f"blk.{layer}.{NAMES[rest]}.{kind}"
+            else:
+                stored = {"embed_tokens": "token_embd", "norm": "output_norm"}[module] + f".{kind}"
+            array = p.float().numpy()
+            if p.ndim == 1:
+                writer.add_tensor(stored, array)
+                continue
+            heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(module.split(".")[-1])
+            if heads:  # the order of features in which llama.cpp rotates
+                array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+            blocks = gguf.quants.quantize(np.ascontiguousarray(array), gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(stored, blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+            array = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+            if heads:
+                array = array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+            p.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     torch.manual_seed(7)
     tok = tokenizer()
     llama = AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        "llama", vocab_size=len(tok), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        "llama", vocab_size=len(tok), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True, bos_token_id=0, eos_token_id=2,
         pad_token_id=None)).eval()
     gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model(
@@ -156,8 +212,13 @@ def main():
     with torch.no_grad():
         tensors = {"llama.ids": some.to(torch.int32), "llama.logits": llama_lora(some).logits,
                    "gpt2.ids": few.to(torch.int32), "gpt2.logits": gpt2_lora(few).logits}
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, FOLDER / "expected.safetensors")
     reference = AutoModelForCausalLM.from_pretrained(FOLDER / "llama").eval()
+    blocks = AutoModelForCausalLM.from_pretrained(FOLDER / "llama").eval()
+    quantized(blocks, tok, FOLDER / "llama.gguf")
+    with torch.no_grad():
+        tensors["llama.quantized"] = blocks(some).logits
+        tensors["llama.quantized_adapted"] = PeftModel.from_pretrained(blocks, FOLDER / "llama_adapter").eval()(some).logits
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, FOLDER / "expected.safetensors")
     expected = {
         "made_by": f"tools/reference/language_models.py, torch {torch.__version__}, transformers {transformers.__version__}, "
                    f"peft {peft.__version__}",

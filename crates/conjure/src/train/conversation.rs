@@ -130,9 +130,8 @@ impl<'a> Conversations<'a> {
 
     fn template(&self) -> Result<&'a ChatTemplate> {
         self.tokenizer.chat_template().ok_or_else(|| {
-            Error::request("the model has no chat template").with_help(
-                "put one into its folder as chat_template.jinja, or begin with an instruction-tuned model",
-            )
+            Error::request("the model has no chat template")
+                .with_help("put one into its folder as chat_template.jinja, or begin with an instruction-tuned model")
         })
     }
 
@@ -257,4 +256,109 @@ fn answers(
 /// A text as it comes back from the tokenizer.
 fn decoded(tokenizer: &Tokenizer, text: &str) -> Result<String> {
     tokenizer.decode(&tokenizer.encode(text, false)?, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/language_model/llama");
+        Tokenizer::from_folder(folder).unwrap()
+    }
+
+    fn with_template(source: &str) -> Tokenizer {
+        tokenizer().with_chat_template(ChatTemplate::new(source, &[]).unwrap())
+    }
+
+    /// What is learned of these lines, decoded; and the warnings.
+    fn read(tokenizer: &Tokenizer, lines: &str, context: usize) -> Result<(Vec<String>, Vec<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        std::fs::write(&path, lines).unwrap();
+        let mut conversations = Conversations::new(tokenizer, context)?;
+        let mut all = Vec::new();
+        conversations.read_chats(&path, &mut |_, learned| {
+            let ids: Vec<u32> =
+                learned.ids.iter().zip(&learned.learned).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+            all.push(tokenizer.decode(&ids, false).unwrap());
+        })?;
+        let warnings = conversations.warnings();
+        Ok((all, warnings.into_iter().map(|w| w.replace(&path.display().to_string(), "x.jsonl")).collect()))
+    }
+
+    const TWO: &str = r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Boats?"},
+        {"role": "assistant", "content": "Eleven \u2014 or ten."}, {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "No light."}]}"#;
+
+    #[test]
+    fn the_answers_are_learned_with_the_marks_that_end_them_and_nothing_else() {
+        let line = TWO.replace('\n', "");
+        let (learned, warnings) = read(&tokenizer(), &line, 200).unwrap();
+        assert_eq!(learned, ["Eleven \u{2014} or ten.<|im_end|>No light.<|im_end|>"]);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn conversations_that_are_too_long_are_left_out_and_told_of() {
+        let lines =
+            format!("{0}\n{0}\n{1}", TWO.replace('\n', ""), r#"{"messages": [{"role": "assistant", "content": "a"}]}"#);
+        let (learned, warnings) = read(&tokenizer(), &lines, 20).unwrap();
+        assert_eq!(learned, ["a<|im_end|>"]);
+        assert_eq!(warnings, ["2 left out: they have more than 20 tokens (x.jsonl: line 1, x.jsonl: line 2)"]);
+    }
+
+    #[test]
+    fn an_answer_that_shares_a_token_with_the_prompt_is_left_out() {
+        let plain = with_template("{% for message in messages %}{{ message['content'] }}{% endfor %}");
+        let line = |answer: &str| {
+            format!(
+                r#"{{"messages": [{{"role": "user", "content": " t"}}, {{"role": "assistant", "content": "{answer}"}}]}}"#
+            )
+        };
+        // " the" is one token.
+        let (learned, warnings) = read(&plain, &format!("{}\n{}", line("he"), line("!")), 20).unwrap();
+        assert_eq!(learned, ["!"]);
+        assert!(warnings[0].starts_with("1 left out: they have an answer that shares a token"), "{warnings:?}");
+    }
+
+    #[test]
+    fn templates_that_write_a_beginning_otherwise_than_the_whole_are_refused() {
+        let refused = |template: &str| {
+            let error = read(&with_template(template), &TWO.replace('\n', ""), 200).unwrap_err();
+            error.to_string().split_once("x.jsonl: ").unwrap().1.to_owned()
+        };
+        let counts = "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}";
+        let error = refused(counts);
+        assert!(
+            error.starts_with("line 1: the model's chat template writes the beginning of a conversation"),
+            "{error}"
+        );
+        let shouts = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}";
+        let error = refused(shouts);
+        assert!(error.contains("does not write out message 3"), "{error}");
+        let error = refused("{{ raise_exception('roles must alternate') }}");
+        assert!(error.contains("line 1: the model's chat template refuses the conversation: roles must"), "{error}");
+    }
+
+    #[test]
+    fn pairs_share_their_prompt_and_learn_their_answers() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/language_model/pairs.jsonl");
+        let tokenizer = tokenizer();
+        let mut all = Vec::new();
+        let mut conversations = Conversations::new(&tokenizer, 200).unwrap();
+        conversations.read_pairs(&path, 2, &mut |_, pair| all.push(pair)).unwrap();
+        let said = |learned: &Learned| {
+            let first = learned.learned.iter().position(|learned| *learned).unwrap();
+            let of = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
+            [of(&learned.ids[..first]), of(&learned.ids[first..])]
+        };
+        let asked = "<|im_start|>user\nHow many boats?<|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!(said(&all[0].chosen), [asked, "Eleven.<|im_end|>\n"]);
+        assert_eq!(said(&all[0].rejected), [asked, "I do not count boats.<|im_end|>\n"]);
+        // An answer of the prompt is no answer of the pair.
+        assert_eq!(said(&all[1].rejected)[1], "Yes<|im_end|>\n");
+        assert_eq!(said(&all[2].chosen), ["The tide went", " out before dawn<|im_end|>"]);
+        assert!(!all[0].chosen.learned.last().unwrap(), "the line's end after the mark is not learned");
+    }
 }

@@ -62,8 +62,7 @@ impl DecoderLora {
                 .with_help(format!("known, whatever the family, are {}", LAYERS.join(", "))));
         }
         let all = settings.targets.is_empty();
-        let chosen: Vec<String> =
-            if all { LAYERS.map(str::to_owned).to_vec() } else { settings.targets.clone() };
+        let chosen: Vec<String> = if all { LAYERS.map(str::to_owned).to_vec() } else { settings.targets.clone() };
         let factors = Params::seeded(seed, DType::F32, device).trainable();
         let wanted = chosen.clone();
         let params = frozen.with_low_rank(&factors, LowRankConfig { rank, alpha }, move |path| {

@@ -123,8 +123,10 @@ impl LanguageModelling {
         }
         if train.len() <= settings.context {
             let (tokens, context) = (train.len(), settings.context);
-            return Err(Error::request(format!("the texts to train on have {tokens} tokens, a window {context} and one"))
-                .with_help("give more texts, or set a smaller context or held_out"));
+            return Err(Error::request(format!(
+                "the texts to train on have {tokens} tokens, a window {context} and one"
+            ))
+            .with_help("give more texts, or set a smaller context or held_out"));
         }
         let mut warnings = Vec::new();
         if documents.left_out() > 0 {

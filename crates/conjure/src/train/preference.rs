@@ -235,7 +235,8 @@ impl Objective for Preference {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conjure_core::{Device, Var};
+    use conjure_core::weights::{Safetensors, TensorSource as _};
+    use conjure_core::{DType, Device, Var};
 
     fn loss(margins: &[f32], smoothing: f64) -> f64 {
         let margins = Tensor::new(margins, &Device::Cpu).unwrap();
@@ -267,6 +268,47 @@ mod tests {
             let at_two = (smoothing * sigma - (1.0 - smoothing) * (1.0 - sigma)) / 2.0;
             assert!((f64::from(got[0]) - at_zero).abs() < 1e-6, "{got:?}");
             assert!((f64::from(got[1]) - at_two).abs() < 1e-6, "{got:?} {at_two}");
+        }
+    }
+
+    /// `tools/reference/language_models.py`: an adapter of PEFT on a tiny model, compared with the model without it, by
+    /// transformers in f64.
+    #[test]
+    fn losses_equal_an_independent_computation() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/language_model");
+        let expected: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+        for case in expected["dpo"].as_array().unwrap() {
+            let recipe = format!(
+                "objective = \"preference\"\nsteps = 1\nbatch = 1\n[preference]\ntexts = [{:?}]\ncontext = 128\nstart = {:?}\n\
+                 held_out = 0.0\nbeta = {}\nlabel_smoothing = {}\n\
+                 lora = {{ rank = 4, alpha = 6.0, targets = [\"q_proj\", \"v_proj\", \"down_proj\"] }}\n",
+                folder.join("pairs.jsonl"),
+                folder.join("llama"),
+                case["beta"],
+                case["label_smoothing"]
+            );
+            let objective = Preference::new(&Recipe::parse(&recipe, &[]).unwrap()).unwrap();
+            let pairs: Vec<&Pair> = objective.train.iter().collect();
+            assert_eq!(pairs.len(), 3);
+            let untrained = objective.judge(&pairs).unwrap();
+            assert_eq!((untrained.margin, untrained.accuracy), (0.0, 0.0));
+            let file = Safetensors::open(folder.join("llama_adapter/adapter_model.safetensors")).unwrap();
+            for (name, variable) in &objective.model.networks[0].variables {
+                let mut tensor = file.load(&format!("base_model.model.{name}"), DType::F32, &Device::Cpu).unwrap();
+                // PEFT's has rank 3 and alpha 5 there.
+                if name.contains("down_proj") {
+                    let (dim, factor) = if name.contains("lora_A") { (0, 1.0) } else { (1, 5.0 / 3.0 / 1.5) };
+                    tensor = (tensor.pad_with_zeros(dim, 0, 1).unwrap() * factor).unwrap();
+                }
+                variable.set(&tensor.contiguous().unwrap()).unwrap();
+            }
+            let judged = objective.judge(&pairs).unwrap();
+            let loss = f64::from(judged.loss.to_scalar::<f32>().unwrap());
+            let want = |key: &str| case[key].as_f64().unwrap();
+            assert!((loss - want("loss")).abs() < 1e-5 * want("loss"), "{loss} {}", want("loss"));
+            assert!((judged.margin - want("margin")).abs() < 1e-5 * (1.0 + want("margin")), "{}", judged.margin);
+            assert!((judged.accuracy - want("accuracy")).abs() < 1e-9);
         }
     }
 }

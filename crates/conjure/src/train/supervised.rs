@@ -88,7 +88,8 @@ impl Supervised {
         }
         let mut warnings = conversations.warnings();
         if held_out.is_empty() && settings.held_out > 0.0 {
-            warnings.push(format!("none of the {} conversations is held out: there will be no validation", train.len()));
+            warnings
+                .push(format!("none of the {} conversations is held out: there will be no validation", train.len()));
         }
         digests.extend([model.words.digest(), model.digest.clone()]);
         let digest = combined(&digests.iter().map(String::as_str).collect::<Vec<_>>());

@@ -105,7 +105,9 @@ impl Words {
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
-        self.files.iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), |file| file.write_all(bytes)))
+        self.files
+            .iter()
+            .try_for_each(|(name, bytes)| write_atomically(&folder.join(name), |file| file.write_all(bytes)))
     }
 }
 
@@ -139,7 +141,17 @@ impl TextModel {
         let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
         let decoder = Decoder::new(&params, &config)?;
         let networks = vec![Network::new("decoder", &params)?];
-        Ok(Self { decoder, reference: None, words, networks, params, lora: None, stored, digest: String::new(), device })
+        Ok(Self {
+            decoder,
+            reference: None,
+            words,
+            networks,
+            params,
+            lora: None,
+            stored,
+            digest: String::new(),
+            device,
+        })
     }
 
     /// The model in the folder `start`, trained whole or beside its weights; with `reference` also as it was.
@@ -355,13 +367,12 @@ mod tests {
 
     #[test]
     fn targets_are_the_next_tokens_and_the_first_is_none() {
-        let tokens = Tokens::new(vec![
-            (vec![5, 6, 7, 8], vec![true; 4]),
-            (vec![1, 2], vec![false, true]),
-        ])
-        .unwrap();
+        let tokens = Tokens::new(vec![(vec![5, 6, 7, 8], vec![true; 4]), (vec![1, 2], vec![false, true])]).unwrap();
         assert_eq!(tokens.width(), 3);
-        assert_eq!((tokens.targets, tokens.places, tokens.owners), (vec![6, 7, 8, 2], vec![0, 1, 2, 3], vec![0, 0, 0, 1]));
+        assert_eq!(
+            (tokens.targets, tokens.places, tokens.owners),
+            (vec![6, 7, 8, 2], vec![0, 1, 2, 3], vec![0, 0, 0, 1])
+        );
         assert!(Tokens::new(vec![(vec![1, 2], vec![true, false])]).is_err());
         assert_eq!(padded(&[4, 5], 4).collect::<Vec<_>>(), [4, 5, 0, 0]);
     }

@@ -13,6 +13,7 @@ mod fuzz_bodies_text;
 #[path = "../../../../fuzz/bodies/training_files.rs"]
 mod fuzz_training;
 mod hostile_files;
+mod language_models;
 mod odds;
 mod stable_diffusion;
 mod text_tokenizers;

@@ -117,7 +117,8 @@ pub fn to_adapter(config: &DecoderConfig, factors: &BTreeMap<String, Factors>) -
             ups.insert(name.clone(), up); // (rows, rank * count)
         }
         let mut joined = keys::joined(&ups, |name| keys::rows(name, config))?;
-        let up = joined.remove(&parameter).ok_or_else(|| Error::failure(format!("{parameter} was not put together")))?;
+        let up =
+            joined.remove(&parameter).ok_or_else(|| Error::failure(format!("{parameter} was not put together")))?;
         let factors = Factors { down: Tensor::cat(&downs, 0)?, up };
         layers.push(LayerFactors { layer: parameter.trim_end_matches(".weight").to_owned(), factors, parts: count });
     }

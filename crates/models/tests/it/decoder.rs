@@ -3,7 +3,7 @@
 use crate::fixture::{self, Fixture};
 use conjure_core::blocks::KvCache;
 use conjure_core::probe::{NoProbe, Probe, Quantity, Recorder};
-use conjure_core::weights::{MemorySource, Params};
+use conjure_core::weights::{MemorySource, Params, TensorSource as _};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::decoder::{self, Decoder, DecoderConfig, IGNORED, ModelType};
 use std::sync::Arc;
@@ -274,6 +274,34 @@ fn losses_equal_those_of_transformers_and_every_parameter_gets_a_gradient() {
             // The same offset on every key of a head cancels in the softmax where nothing rotates it.
             let cancels = name.ends_with("k_proj.bias") && case.config.ropes.is_empty();
             assert!(size.is_finite() && (cancels || size > 1e-9), "{}: {name}: {size}", case.name);
+        }
+    }
+}
+
+/// `tools/reference/decoder_gradients.py`.
+#[test]
+fn gradients_equal_those_of_transformers() {
+    for case in ["llama", "gpt2"].map(Case::open) {
+        let source = decoder::canonical(case.fixture.source("weights"), &case.config).unwrap();
+        let params = Params::load(source, DType::F32, &Device::Cpu).trainable();
+        let model = Decoder::new(&params, &case.config).unwrap();
+        let logits = model.forward(&case.ids, None, &mut NoProbe).unwrap();
+        let gradients = decoder::loss(&logits, &case.targets()).unwrap().backward().unwrap();
+        let wanted = Fixture::open(&format!("decoder/{}_gradients.safetensors", case.name));
+        let wanted = decoder::canonical(wanted.source("gradients"), &case.config).unwrap();
+        let variables = params.variables();
+        // A tensor whose gradient is nearly nothing is compared with the largest of all.
+        let size = |x: &Tensor| f64::from(x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap());
+        let pairs: Vec<(&String, Tensor, &Tensor)> = variables
+            .iter()
+            .map(|(name, variable)| {
+                (name, wanted.load(name, DType::F32, &Device::Cpu).unwrap(), gradients.get(variable).unwrap())
+            })
+            .collect();
+        let largest = pairs.iter().map(|(_, want, _)| size(want)).fold(0.0, f64::max);
+        for (name, want, got) in &pairs {
+            let error = size(&(want - *got).unwrap()) / size(want).max(1e-3 * largest);
+            assert!(error < TOLERANCE, "{}: {name}: {error}", case.name);
         }
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Endings of the files that are read in a folder: prose, lines of JSON, code.
 const ENDINGS: [&str; 33] = [
-    "txt", "md", "rst", "tex", "jsonl", "html", "css", "xml", "json", "toml", "yaml", "yml", "rs", "py", "js", "mjs", "ts",
-    "c", "h", "cc", "cpp", "hpp", "cs", "go", "java", "kt", "swift", "rb", "php", "lua", "sh", "sql", "r",
+    "txt", "md", "rst", "tex", "jsonl", "html", "css", "xml", "json", "toml", "yaml", "yml", "rs", "py", "js", "mjs",
+    "ts", "c", "h", "cc", "cpp", "hpp", "cs", "go", "java", "kt", "swift", "rb", "php", "lua", "sh", "sql", "r",
 ];
 /// Folders nested deeper than this are not looked into.
 const MAX_DEPTH: usize = 16;
@@ -112,7 +112,8 @@ fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, left_out: &mut us
             if depth < MAX_DEPTH {
                 list(&path, depth + 1, found, left_out)?;
             }
-        } else if path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))) {
+        } else if path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+        {
             found.push(path);
         } else {
             *left_out += 1;
@@ -250,7 +251,10 @@ mod tests {
         ];
         let folder = folder(&files);
         let all = read(folder.path()).unwrap();
-        assert_eq!(all.iter().map(|document| document.text.as_str()).collect::<Vec<_>>(), ["one", "two", "three", "four"]);
+        assert_eq!(
+            all.iter().map(|document| document.text.as_str()).collect::<Vec<_>>(),
+            ["one", "two", "three", "four"]
+        );
         assert!(all[3].place.ends_with("c.jsonl: line 2"), "{}", all[3].place);
         assert_eq!(Documents::open(&[folder.path().to_owned()], 2000).unwrap().left_out(), 1);
     }

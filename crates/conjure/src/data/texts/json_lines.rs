@@ -93,9 +93,7 @@ pub fn kind(value: &Value) -> &'static str {
 pub fn text<'a>(path: &Path, line: usize, object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
     match object.get(key) {
         Some(Value::String(text)) => Ok(text),
-        Some(other) => {
-            Err(Error::file(path, format!("line {line}: \"{key}\" is {} instead of a text", kind(other))))
-        }
+        Some(other) => Err(Error::file(path, format!("line {line}: \"{key}\" is {} instead of a text", kind(other)))),
         None => Err(lacks(path, line, object, key)),
     }
 }

@@ -96,11 +96,7 @@ impl TensorSource for Adapted {
 ///
 /// # Errors
 /// Adapters that cannot be read or are of another model.
-pub(super) fn adapted(
-    source: Arc<dyn TensorSource>,
-    config: &DecoderConfig,
-    adapters: &[LoraFile],
-) -> Result<Params> {
+pub(super) fn adapted(source: Arc<dyn TensorSource>, config: &DecoderConfig, adapters: &[LoraFile]) -> Result<Params> {
     let (mut merged, mut beside) = (BTreeMap::new(), BTreeMap::new());
     for (layer, factors) in factors(config, adapters)? {
         let weight = format!("{layer}.weight");
