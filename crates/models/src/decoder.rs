@@ -80,8 +80,8 @@ impl Norm {
 struct Pass<'a> {
     /// The angles of this pass's positions, for each of the config's rotations.
     ropes: Vec<RotaryEmbedding>,
-    /// ALiBi's penalties, `(1, heads, 1, source)`.
-    penalties: Option<Tensor>,
+    /// What is added to the scores: ALiBi's penalties `(1, heads, 1, source)`, or what hides texts from each other.
+    mask: Option<Tensor>,
     cache: Option<&'a mut KvCache>,
 }
 
@@ -162,7 +162,7 @@ impl Attention {
             causal: true,
             window: self.layer.window,
             soft_cap: self.soft_cap,
-            mask: pass.penalties.as_ref(),
+            mask: pass.mask.as_ref(),
         };
         let to_out = |y: &Tensor| self.o_proj.forward(y);
         let y = attend(&q, &k, &v, spec, &to_out, &self.path, probe)?; // (batch, heads, time, head_dim)
@@ -405,6 +405,34 @@ impl Decoder {
     /// # Errors
     /// As [`Self::forward`].
     pub fn hidden_states(&self, ids: &Tensor, cache: Option<&mut KvCache>, probe: &mut dyn Probe) -> Result<Tensor> {
+        self.read(ids, cache, None, probe)
+    }
+
+    /// As [`Self::hidden_states`] of several texts in a row, none of which sees the others: `texts (batch, time)`, of type
+    /// u32, numbers the text that each token belongs to. Positions go on from text to text.
+    ///
+    /// # Errors
+    /// As [`Self::hidden_states`]; the shapes differ.
+    pub fn hidden_states_apart(&self, ids: &Tensor, texts: &Tensor) -> Result<Tensor> {
+        if texts.dims() != ids.dims() {
+            let (texts, ids) = (texts.dims(), ids.dims());
+            return Err(Error::request(format!("texts {texts:?} do not fit ids {ids:?}")));
+        }
+        let same = texts.unsqueeze(2)?.broadcast_eq(&texts.unsqueeze(1)?)?; // (batch, time, time)
+        let nothing = Tensor::zeros(same.shape(), self.dtype, &self.device)?;
+        let hidden = Tensor::new(f32::NEG_INFINITY, &self.device)?.to_dtype(self.dtype)?.broadcast_as(same.shape())?;
+        let mask = same.where_cond(&nothing, &hidden)?.unsqueeze(1)?; // (batch, 1, time, time)
+        self.read(ids, None, Some(mask), &mut conjure_core::probe::NoProbe)
+    }
+
+    /// `mask (batch, 1, time, time)` is added to the scores of every layer.
+    fn read(
+        &self,
+        ids: &Tensor,
+        cache: Option<&mut KvCache>,
+        mask: Option<Tensor>,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
         let (_, time) = ids.dims2()?;
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         self.check_ids(ids, past, cache.as_deref())?;
@@ -420,6 +448,10 @@ impl Decoder {
         offer(probe, "model.embed_tokens", Quantity::Activation, &x)?;
         // 2. What tells the layers where the tokens stand.
         let mut pass = self.pass(past, time, cache)?;
+        pass.mask = match (pass.mask, mask) {
+            (Some(penalties), Some(mask)) => Some(penalties.broadcast_add(&mask)?), // (batch, heads, time, time)
+            (one, other) => one.or(other),
+        };
         // 3. The layers.
         for layer in &self.layers {
             x = layer.forward(&x, &mut pass, probe)?; // (batch, time, hidden_size)
@@ -467,11 +499,11 @@ impl Decoder {
             RotaryEmbedding::new(rope, past, time, length, &self.device)
         };
         let ropes = self.config.ropes.iter().map(rotation).collect::<Result<_>>()?;
-        let penalties = match self.config.positions {
+        let mask = match self.config.positions {
             Positions::Alibi { max_bias } => Some(self.penalties(max_bias, past + time)?),
             _ => None,
         };
-        Ok(Pass { ropes, penalties, cache })
+        Ok(Pass { ropes, mask, cache })
     }
 
     /// ALiBi (Press et al. 2021, section 3): a slope for each head times how far behind the last token a key is. (What a row

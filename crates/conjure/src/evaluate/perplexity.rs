@@ -8,8 +8,6 @@
 
 use crate::generate::text::LanguageModel;
 use crate::{Error, Result};
-use conjure_core::probe::NoProbe;
-use conjure_core::{Device, Tensor};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -161,8 +159,7 @@ pub fn perplexity(
 
 /// The sum of `-ln p` of the tokens of a window from number `first` on, at least 1.
 fn surprise(model: &LanguageModel, ids: &[u32], first: usize) -> Result<f64> {
-    let row = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-    let hidden = model.decoder().hidden_states(&row, None, &mut NoProbe)?; // (1, time, hidden_size)
+    let hidden = model.hidden_states(ids)?; // (1, time, hidden_size)
     let mut sum = 0.0;
     for from in (first..ids.len()).step_by(SCORED) {
         let count = SCORED.min(ids.len() - from);

@@ -150,15 +150,15 @@ mod tests {
 
     #[test]
     fn byte_pairs_are_learned_alike_each_time_and_spell_every_text() {
-        let first = byte_pairs(texts(), 265).unwrap();
+        let first = byte_pairs(texts(), 262).unwrap();
         for _ in 0..3 {
-            assert!(byte_pairs(texts(), 265).unwrap() == first);
+            assert!(byte_pairs(texts(), 262).unwrap() == first);
         }
         let tokenizer = Tokenizer::from_json(&first, "x").unwrap();
-        assert_eq!(tokenizer.vocabulary_size(), 265);
+        assert_eq!(tokenizer.vocabulary_size(), 262);
         assert_eq!(tokenizer.token_id(END), Some(0));
-        // "he" is in "the" and "other": five times, before all others.
-        assert_eq!(tokenizer.token(257).as_deref(), Some("he"));
+        // Both occur five times: the smaller ids come first.
+        assert_eq!([257, 258].map(|id| tokenizer.token(id).unwrap()), ["at", "he"]);
         assert_eq!(tokenizer.encode(" the", true).unwrap().len(), 1);
         assert_eq!(tokenizer.encode("a<|endoftext|>", true).unwrap()[1], 0);
         for text in TEXTS.iter().chain(&["Ωmega \u{1f600} unseen", ""]) {
@@ -166,7 +166,7 @@ mod tests {
         }
         // No pair is left that occurs twice.
         let all = Tokenizer::from_json(&byte_pairs(texts(), 5000).unwrap(), "x").unwrap();
-        assert!((265..400).contains(&all.vocabulary_size()), "{}", all.vocabulary_size());
+        assert!((262..400).contains(&all.vocabulary_size()), "{}", all.vocabulary_size());
     }
 
     #[test]

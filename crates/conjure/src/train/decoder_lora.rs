@@ -3,7 +3,7 @@
 use crate::image_file::write_atomically;
 use crate::{Error, Result};
 use conjure_core::weights::{self, LowRankConfig, Params};
-use conjure_core::{DType, Device};
+use conjure_core::{DType, Device, Var};
 use conjure_models::decoder::{Decoder, DecoderConfig, Factors, LayerFactors, ModelType, to_adapter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -93,8 +93,8 @@ impl DecoderLora {
         for (name, down) in &variables {
             let Some(layer) = name.strip_suffix(".lora_A.weight") else { continue };
             let Some(up) = variables.get(&format!("{layer}.lora_B.weight")) else { continue };
-            let cpu = |tensor: &conjure_core::Var| Ok::<_, Error>(tensor.as_detached_tensor().to_device(&Device::Cpu)?);
-            factors.insert(layer.to_owned(), Factors { down: cpu(down)?, up: cpu(up)? });
+            let now = |variable: &Var| variable.as_detached_tensor();
+            factors.insert(layer.to_owned(), Factors { down: now(down), up: now(up) });
         }
         let (mut tensors, mut targets) = (BTreeMap::new(), BTreeSet::new());
         let (mut ranks, mut alphas) = (Map::new(), Map::new());

@@ -3,7 +3,8 @@
 //!
 //! Documents are turned into tokens, each followed by the token that ends a text, and put in a row, which is cut into windows
 //! of `context` tokens: no window is padded, and a document may begin in the middle of one. The model then sees the end of
-//! the document before, as GPT-2 and its successors did; the end token tells it that this does not matter.
+//! the document before, as GPT-2 and its successors did; the end token tells it that this does not matter. With `separate` it
+//! does not see it.
 //!
 //! Which documents are held out is decided by a hash of their text.
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub context: usize,
     /// Whether a window begins at a place drawn anew each time instead of where the one before ends.
     pub shift: bool,
+    /// Whether a token sees only tokens of its own document.
+    pub separate: bool,
     /// Share of documents that are held out.
     pub held_out: f64,
     /// Text files longer than so many bytes are several documents, cut at ends of lines.
@@ -73,6 +76,7 @@ impl Default for Settings {
             texts: Vec::new(),
             context: 256,
             shift: true,
+            separate: false,
             held_out: 0.05,
             document_bytes: 1 << 20,
             vocabulary: Vocabulary::default(),
@@ -156,6 +160,16 @@ impl LanguageModelling {
     fn windows(&self) -> usize {
         (self.train.len() - 1) / self.settings.context
     }
+
+    /// Windows of which every token is learned.
+    fn batch(&self, windows: Vec<Vec<u32>>) -> Result<Tokens> {
+        let learned = |ids: Vec<u32>| {
+            let learned = vec![true; ids.len()];
+            (ids, learned)
+        };
+        let tokens = Tokens::new(windows.into_iter().map(learned).collect())?;
+        Ok(if self.settings.separate { tokens.apart(self.model.words.end()?) } else { tokens })
+    }
 }
 
 /// The model and its tokenizer.
@@ -228,14 +242,12 @@ impl Objective for LanguageModelling {
         let context = self.settings.context;
         let most = self.train.len() - context - 1;
         let draws = batch.generator("shift").uniform(batch.indices.len());
-        let mut sequences = Vec::new();
+        let mut windows = Vec::new();
         for (&index, draw) in batch.indices.iter().zip(draws) {
             let shift = if self.settings.shift { (f64::from(draw) * context as f64) as usize } else { 0 };
-            let ids = self.train.window((index * context + shift).min(most), context + 1)?;
-            let learned = vec![true; ids.len()];
-            sequences.push((ids, learned));
+            windows.push(self.train.window((index * context + shift).min(most), context + 1)?);
         }
-        let tokens = Tokens::new(sequences)?;
+        let tokens = self.batch(windows)?;
         let logits = self.model.logits(&self.model.decoder, &tokens)?; // (tokens, vocab_size)
         Ok(Losses::one(ops::cross_entropy(&logits, &self.model.targets(&tokens)?, 0.0)?))
     }
@@ -253,13 +265,8 @@ impl Objective for LanguageModelling {
         let (mut sum, mut scored, mut bytes) = (0.0, 0usize, 0usize);
         let places: Vec<usize> = (0..count).map(|i| i * all / count).collect();
         for chunk in places.chunks(CHUNK) {
-            let mut sequences = Vec::new();
-            for place in chunk {
-                let ids = self.held_out.window(place * context, context + 1)?;
-                let learned = vec![true; ids.len()];
-                sequences.push((ids, learned));
-            }
-            let tokens = Tokens::new(sequences)?;
+            let windows = chunk.iter().map(|place| self.held_out.window(place * context, context + 1));
+            let tokens = self.batch(windows.collect::<Result<_>>()?)?;
             let logits = self.model.logits(&self.model.decoder, &tokens)?.detach();
             let loss = ops::cross_entropy(&logits, &self.model.targets(&tokens)?, 0.0)?.to_scalar::<f32>()?;
             sum += f64::from(loss) * tokens.targets.len() as f64;

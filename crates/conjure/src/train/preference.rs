@@ -307,7 +307,7 @@ mod tests {
             let loss = f64::from(judged.loss.to_scalar::<f32>().unwrap());
             let want = |key: &str| case[key].as_f64().unwrap();
             assert!((loss - want("loss")).abs() < 1e-5 * want("loss"), "{loss} {}", want("loss"));
-            assert!((judged.margin - want("margin")).abs() < 1e-5 * (1.0 + want("margin")), "{}", judged.margin);
+            assert!((judged.margin - want("margin")).abs() < 1e-5 * (1.0 + want("margin").abs()), "{}", judged.margin);
             assert!((judged.accuracy - want("accuracy")).abs() < 1e-9);
         }
     }

@@ -223,7 +223,13 @@ impl TextModel {
         let rows = batch.rows.len();
         let ids: Vec<u32> = batch.rows.iter().flat_map(|row| padded(&row[..row.len() - 1], width)).collect();
         let ids = Tensor::from_vec(ids, (rows, width), &self.device)?; // (rows, width)
-        let x = model.hidden_states(&ids, None, &mut NoProbe)?; // (rows, width, hidden_size)
+        let x = match &batch.texts {
+            None => model.hidden_states(&ids, None, &mut NoProbe)?,
+            Some(texts) => {
+                let texts: Vec<u32> = texts.iter().flat_map(|row| padded(row, width)).collect();
+                model.hidden_states_apart(&ids, &Tensor::from_vec(texts, (rows, width), &self.device)?)?
+            }
+        }; // (rows, width, hidden_size)
         let hidden = x.dim(2)?;
         let mut x = x.reshape((rows * width, hidden))?;
         if batch.places.len() < rows * width {
@@ -267,6 +273,8 @@ pub(super) struct Tokens {
     pub targets: Vec<u32>,
     /// The sequence of each of them.
     pub owners: Vec<usize>,
+    /// Numbers of the texts that the tokens of each sequence belong to, where these shall not see each other.
+    texts: Option<Vec<Vec<u32>>>,
 }
 
 impl Tokens {
@@ -274,7 +282,8 @@ impl Tokens {
     /// which nothing comes before).
     pub fn new(sequences: Vec<(Vec<u32>, Vec<bool>)>) -> Result<Self> {
         let width = sequences.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0).saturating_sub(1);
-        let mut tokens = Self { rows: Vec::new(), places: Vec::new(), targets: Vec::new(), owners: Vec::new() };
+        let mut tokens =
+            Self { rows: Vec::new(), places: Vec::new(), targets: Vec::new(), owners: Vec::new(), texts: None };
         for (row, (ids, learned)) in sequences.into_iter().enumerate() {
             if ids.len() < 2 || ids.len() != learned.len() {
                 return Err(Error::failure(format!("sequence {row} of a batch has {} tokens", ids.len())));
@@ -292,6 +301,21 @@ impl Tokens {
             return Err(Error::failure("no token of the batch is left to learn from"));
         }
         Ok(tokens)
+    }
+
+    /// The same, with attention within texts that `end` ends.
+    pub fn apart(mut self, end: u32) -> Self {
+        let numbers = |row: &Vec<u32>| {
+            let mut number = 0;
+            let number_of = |id: &u32| {
+                let own = number;
+                number += u32::from(*id == end);
+                own
+            };
+            row[..row.len() - 1].iter().map(number_of).collect()
+        };
+        self.texts = Some(self.rows.iter().map(numbers).collect());
+        self
     }
 
     /// Tokens of the longest sequence that are read.
@@ -373,6 +397,8 @@ mod tests {
             (tokens.targets, tokens.places, tokens.owners),
             (vec![6, 7, 8, 2], vec![0, 1, 2, 3], vec![0, 0, 0, 1])
         );
+        let apart = Tokens::new(vec![(vec![5, 9, 9, 6, 7], vec![true; 5])]).unwrap().apart(9);
+        assert_eq!(apart.texts, Some(vec![vec![0, 0, 1, 2]]));
         assert!(Tokens::new(vec![(vec![1, 2], vec![true, false])]).is_err());
         assert_eq!(padded(&[4, 5], 4).collect::<Vec<_>>(), [4, 5, 0, 0]);
     }

@@ -9,6 +9,7 @@ use conjure::generate::text::{LanguageModel, Prompt, Sampling, TextRequest};
 use conjure::tokens::Tokenizer;
 use conjure::train::{Control, Event, Recipe, Resume, Training};
 use conjure::{Error, Result};
+use conjure_core::ops::with_plain;
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{Safetensors, TensorSource as _};
 use conjure_core::{DType, Device, Tensor};
@@ -114,24 +115,21 @@ fn adapters_of_peft_change_a_model_as_they_do_there() {
     }
 }
 
-/// A quantised weight stays as it is, and the factors work beside it. (The products of quantised weights round what they are
-/// multiplied with to 8 bits.)
+/// A quantised weight stays as it is, and the factors work beside it. (The fast products of quantised weights round what they
+/// are multiplied with to 8 bits, which shows in this model; the plain ones do not.)
 #[test]
 fn adapters_work_beside_quantised_weights() {
     let (want, want_plain) = (stored("llama.quantized_adapted"), stored("llama.quantized"));
-    let plain = logits(&opened("llama.gguf", &[]), "llama.ids");
-    let adapted = logits(&opened("llama.gguf", &[("llama_adapter", 1.0)]), "llama.ids");
-    let twice = logits(&opened("llama.gguf", &[("llama_adapter", 0.5), ("llama_adapter", 0.5)]), "llama.ids");
-    println!(
-        "plain {}, adapted {}, difference {}",
-        error(&plain, &want_plain),
-        error(&adapted, &want),
-        error(&plain, &want)
-    );
-    assert!(error(&plain, &want_plain) < 0.03);
-    assert!(error(&adapted, &want) < 0.03);
-    assert!(error(&twice, &adapted) < 0.01);
-    assert!(error(&plain, &want) > 0.1);
+    let once: &[(&str, f64)] = &[("llama_adapter", 1.0)];
+    let twice: &[(&str, f64)] = &[("llama_adapter", 0.5), ("llama_adapter", 0.5)];
+    for (adapters, want) in [(&[][..], &want_plain), (once, &want), (twice, &want)] {
+        let model = opened("llama.gguf", adapters);
+        let exact = error(&with_plain(|| logits(&model, "llama.ids")), want);
+        let fast = error(&logits(&model, "llama.ids"), want);
+        println!("{adapters:?}: plain {exact}, fast {fast}");
+        assert!(exact < 1e-4 && fast < 0.15, "{exact} {fast}");
+    }
+    assert!(error(&want_plain, &want) > 0.5, "the adapter changes something");
 }
 
 #[test]
@@ -203,7 +201,7 @@ fn train(recipe: Recipe, run: &Path) -> BTreeMap<String, (f64, f64)> {
 }
 
 const TINY: &str = "model = { model_type = \"llama\", hidden_size = 32, intermediate_size = 64, num_hidden_layers = 1, \
-                    num_attention_heads = 2, num_key_value_heads = 1, tie_word_embeddings = true }";
+                    num_attention_heads = 2, num_key_value_heads = 1, max_position_embeddings = 64, tie_word_embeddings = true }";
 
 fn greedy(model: &LanguageModel, prompt: Prompt) -> String {
     let request = TextRequest {
@@ -223,10 +221,10 @@ fn a_language_model_learns_documents_by_heart_and_is_opened_again() {
     }
     let texts = folder.path().join("texts");
     for (name, settings) in [
-        ("characters", format!("context = 16\nheld_out = 0.0\nvocabulary = \"characters\"\n{TINY}")),
+        ("characters", format!("context = 32\nheld_out = 0.0\nvocabulary = \"characters\"\n{TINY}")),
         (
             "byte pairs",
-            "context = 12\nheld_out = 0.0\nvocabulary_size = 280\nstored = \"f16\"\n\
+            "context = 32\nseparate = true\nheld_out = 0.0\nvocabulary_size = 280\nstored = \"f16\"\n\
              model = { model_type = \"gpt2\", n_embd = 32, n_layer = 1, n_head = 2, n_positions = 64 }"
                 .to_owned(),
         ),
@@ -284,7 +282,7 @@ fn answers_are_learned_by_heart_with_all_weights_and_with_adapters() {
     for (name, network, more) in [("all", "decoder", ""), ("lora", "lora", "lora = { rank = 8, alpha = 16.0 }")] {
         let settings = format!("context = 100\nheld_out = 0.0\nstart = {base:?}\n{more}");
         let run = folder.path().join(name);
-        let figures = train(recipe("supervised", &texts, "steps = 60\nbatch = 3", &settings), &run);
+        let figures = train(recipe("supervised", &texts, "steps = 100\nbatch = 3", &settings), &run);
         let (first, last) = figures[network];
         assert!(first > 1.0 && last < 0.05, "{name}: {first} {last}");
         let export = run.join("export");

@@ -6,8 +6,9 @@
 //! all of A. Neither way changes a number.
 
 use super::{DecoderConfig, asked, keys};
+use conjure_core::ops::RopeLayout;
 use conjure_core::weights::{LoraTarget, MemorySource, Renamed, TensorSource as _};
-use conjure_core::{DType, Device, Error, Result, Shape, Tensor};
+use conjure_core::{Error, Result, Shape, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,6 +39,20 @@ pub struct LayerFactors {
 fn linear(config: &DecoderConfig) -> Result<Vec<(String, Shape)>> {
     let all = asked(config)?.into_iter().map(|spec| (spec.name, spec.shape));
     Ok(all.filter(|(name, shape)| shape.rank() == 2 && !name.contains("embed_")).collect())
+}
+
+/// Whether the rows of this weight are in the order of a GGUF file, in which neighbours are rotated together. In
+/// transformers' models the two halves of a head are.
+fn rotates_neighbours(config: &DecoderConfig, name: &str) -> bool {
+    let rotated = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
+    rotated && config.ropes.iter().any(|rope| rope.layout == RopeLayout::Interleaved && rope.dim == config.head_dim)
+}
+
+/// The rows of each head, a table of `from` by `to` of them, the other way round.
+fn turned(up: &Tensor, to: usize, from: usize) -> Result<Tensor> {
+    let (rows, rank) = up.dims2()?;
+    let heads = up.reshape((rows / (from * to), from, to, rank))?;
+    Ok(heads.transpose(1, 2)?.contiguous()?.reshape((rows, rank))?)
 }
 
 /// The layers of transformers' model of this config that a LoRA file can change.
@@ -75,7 +90,10 @@ pub fn from_adapter(
         let Some(Factors { down, up }) = read(COMPONENT, &view.source_name)? else { continue };
         let whole = Arc::new(MemorySource::new([(view.source_name.clone(), up)]));
         let part = Renamed::new(whole, [(name.clone(), view)])?;
-        let up = part.load(&name, down.dtype(), down.device())?; // (out, rank)
+        let mut up = part.load(&name, down.dtype(), down.device())?; // (out, rank)
+        if rotates_neighbours(config, &name) {
+            up = turned(&up, config.head_dim / 2, 2)?;
+        }
         found.insert(name.trim_end_matches(".weight").to_owned(), Factors { down, up });
     }
     Ok(found)
@@ -106,10 +124,14 @@ pub fn to_adapter(config: &DecoderConfig, factors: &BTreeMap<String, Factors>) -
         let mut ups = BTreeMap::new();
         for ((name, rows), own) in parts.iter().zip(&own) {
             let up = match own {
-                None => Tensor::zeros((*rows, rank * count), DType::F32, &Device::Cpu)?,
+                None => Tensor::zeros((*rows, rank * count), first.dtype(), first.device())?,
                 Some(factors) => {
+                    let mut up = factors.up.clone();
+                    if rotates_neighbours(config, name) {
+                        up = turned(&up, 2, config.head_dim / 2)?;
+                    }
                     // In columns of its own; zeros beside.
-                    let padded = factors.up.pad_with_zeros(1, before, rank * count - before - rank)?;
+                    let padded = up.pad_with_zeros(1, before, rank * count - before - rank)?;
                     before += rank;
                     padded
                 }
@@ -127,7 +149,9 @@ pub fn to_adapter(config: &DecoderConfig, factors: &BTreeMap<String, Factors>) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::ModelType;
     use super::*;
+    use conjure_core::Device;
     use conjure_core::rng::{self, Generator as _};
 
     fn drawn(name: &str, rows: usize, columns: usize) -> Tensor {
@@ -145,14 +169,18 @@ mod tests {
     fn factors_survive_the_way_into_fused_layers_and_back() {
         for text in [
             r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 5, "tie_word_embeddings": true}"#,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 9, "vocab_size": 5, "tie_word_embeddings": true}"#,
             r#"{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 9, "vocab_size": 5}"#,
             r#"{"model_type": "gpt_neox", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "vocab_size": 5, "rotary_pct": 0.5}"#,
+                "num_attention_heads": 2, "max_position_embeddings": 9, "vocab_size": 5, "rotary_pct": 0.5}"#,
             r#"{"model_type": "phi3", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 5, "pad_token_id": 0}"#,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 9, "vocab_size": 5, "pad_token_id": 0}"#,
         ] {
-            let config = DecoderConfig::from_json(text).unwrap();
+            let mut config = DecoderConfig::from_json(text).unwrap();
+            if config.model_type == ModelType::Llama {
+                // As in a GGUF file.
+                config.ropes[0].layout = RopeLayout::Interleaved;
+            }
             let factors: BTreeMap<String, Factors> = linear(&config)
                 .unwrap()
                 .into_iter()

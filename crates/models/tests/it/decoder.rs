@@ -3,7 +3,7 @@
 use crate::fixture::{self, Fixture};
 use conjure_core::blocks::KvCache;
 use conjure_core::probe::{NoProbe, Probe, Quantity, Recorder};
-use conjure_core::weights::{MemorySource, Params, TensorSource as _};
+use conjure_core::weights::{MemorySource, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::decoder::{self, Decoder, DecoderConfig, IGNORED, ModelType};
 use std::sync::Arc;
@@ -275,6 +275,27 @@ fn losses_equal_those_of_transformers_and_every_parameter_gets_a_gradient() {
             let cancels = name.ends_with("k_proj.bias") && case.config.ropes.is_empty();
             assert!(size.is_finite() && (cancels || size > 1e-9), "{}: {name}: {size}", case.name);
         }
+    }
+}
+
+/// A text behind another is read as by itself: where positions count distances, and but for roundings.
+#[test]
+fn texts_in_a_row_do_not_see_each_other() {
+    for case in ["llama", "mistral", "gemma2", "mpt"].map(Case::open) {
+        let model = case.model();
+        let texts: Vec<u32> = (0..TIME).map(|at| u32::from(at >= 9) + u32::from(at >= 20)).collect();
+        let texts = Tensor::new(vec![texts.clone(), texts], &Device::Cpu).unwrap();
+        let apart = model.hidden_states_apart(&case.ids, &texts).unwrap();
+        for (from, count) in [(0, 9), (9, 11), (20, 6)] {
+            let ids = case.ids.narrow(1, from, count).unwrap();
+            let alone = model.hidden_states(&ids, None, &mut NoProbe).unwrap();
+            let error = fixture::relative_error(&apart.narrow(1, from, count).unwrap(), &alone);
+            assert!(error < 1e-4, "{} from {from}: {error}", case.name);
+        }
+        let whole = model.hidden_states(&case.ids, None, &mut NoProbe).unwrap();
+        assert!(fixture::relative_error(&apart, &whole) > 1e-2, "{}", case.name);
+        let short = texts.narrow(1, 0, 5).unwrap();
+        assert!(model.hidden_states_apart(&case.ids, &short).is_err());
     }
 }
 

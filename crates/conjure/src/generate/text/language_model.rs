@@ -271,6 +271,11 @@ impl LanguageModel {
         Ok(())
     }
 
+    /// What the decoder makes of `ids` before its head, `(1, time, hidden_size)`.
+    pub(crate) fn hidden_states(&self, ids: &[u32]) -> Result<Tensor> {
+        self.decoder.hidden_states(&row(ids)?, None, &mut NoProbe)
+    }
+
     /// Reads `ids` and hands the logits `(vocabulary)` after each of them to `each`, with the position of the id.
     ///
     /// # Errors
