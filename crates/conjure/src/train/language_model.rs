@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 const VALIDATION: usize = 128;
 /// Held-out windows that are looked at at once.
 const CHUNK: usize = 8;
+/// Bytes of a text that is certainly two tokens.
+const LONG: usize = 1 << 16;
 
 /// Where a vocabulary comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,7 +206,8 @@ fn open(recipe: &Recipe, settings: &Settings, documents: &Documents) -> Result<T
 
 /// The ids of a document and the one that ends it.
 fn encoded(document: &Document, tokenizer: &Tokenizer, end: u32) -> Result<Vec<u32>> {
-    let own = tokenizer.encode(&document.text, false)?.len();
+    // A long text is never so short.
+    let own = if document.text.len() > LONG { 2 } else { tokenizer.encode(&document.text, false)?.len() };
     if own < 2 {
         return Err(Error::file(&document.place, format!("has {own} tokens; a document needs 2 to learn from"))
             .with_help("leave it out"));

@@ -14,6 +14,7 @@ mod fuzz_bodies_text;
 mod fuzz_training;
 mod hostile_files;
 mod language_models;
+mod language_training;
 mod odds;
 mod stable_diffusion;
 mod text_tokenizers;
