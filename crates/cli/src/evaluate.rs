@@ -14,6 +14,7 @@ use std::process::ExitCode;
 pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
+        EvaluateCommand::Perplexity(args) => crate::perplexity::run(&args),
     }
 }
 

@@ -30,7 +30,8 @@ pub fn open(path: Option<&Path>) -> Result<(LanguageModel, String)> {
 
 /// Opens the model that is named, with the cache that is asked for; also what it is called.
 pub fn open_with_cache(sampling: &SamplingArgs) -> Result<(LanguageModel, String)> {
-    let (model, name) = open(sampling.model.as_deref())?;
+    let path = model(sampling.model.as_deref())?;
+    let (model, name) = (LanguageModel::open_with(path, &sampling.loras)?, name(path));
     let kept = match sampling.cache.as_str() {
         "q8" => KeptAs::EightBits,
         "f16" => KeptAs::Half,

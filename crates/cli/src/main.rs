@@ -13,6 +13,7 @@ mod interrupt;
 mod language;
 mod models;
 mod output;
+mod perplexity;
 mod preview;
 mod progress;
 mod replay;

@@ -26,6 +26,7 @@
 //! Tensors have Llama's names, for which Llama, Mistral, Qwen, SmolLM and Gemma need no renaming; [`canonical`] shows the
 //! checkpoints of GPT-2, GPT-NeoX, MPT and Phi-3 under them.
 
+mod adapters;
 mod config;
 mod entries;
 mod from_json;
@@ -35,6 +36,7 @@ mod presets;
 mod rope_entries;
 mod to_json;
 
+pub use adapters::{Factors, LayerFactors, adapter_targets, from_adapter, to_adapter};
 pub use config::{BlockKind, DecoderConfig, LayerConfig, ModelType, NormKind, Positions};
 
 use conjure_core::blocks::{
@@ -80,8 +82,8 @@ struct Pass<'a> {
     past: usize,
     /// The angles of this pass's positions, for each of the config's rotations.
     ropes: Vec<RotaryEmbedding>,
-    /// ALiBi's penalties, `(1, heads, 1, source)`.
-    penalties: Option<Tensor>,
+    /// What is added to the scores: ALiBi's penalties `(1, heads, 1, source)`, or what hides texts from each other.
+    mask: Option<Tensor>,
     cache: Option<&'a mut KvCache>,
 }
 
@@ -187,7 +189,7 @@ impl Attention {
             causal: true,
             window: self.layer.window,
             soft_cap: self.soft_cap,
-            mask: pass.penalties.as_ref(),
+            mask: pass.mask.as_ref(),
         };
         let to_out = |y: &Tensor| self.o_proj.forward(y);
         attend(&q, &k, &v, spec, &to_out, &self.path, probe)
@@ -454,6 +456,29 @@ impl Decoder {
         self.through_layers(ids, vec![self.pass(past, time, cache)?], probe)
     }
 
+    /// As [`Self::hidden_states`] of several texts in a row, none of which sees the others: `texts (batch, time)`, of type
+    /// u32, numbers the text that each token belongs to. Positions go on from text to text.
+    ///
+    /// # Errors
+    /// As [`Self::hidden_states`]; the shapes differ.
+    pub fn hidden_states_apart(&self, ids: &Tensor, texts: &Tensor) -> Result<Tensor> {
+        if texts.dims() != ids.dims() {
+            let (texts, ids) = (texts.dims(), ids.dims());
+            return Err(Error::request(format!("texts {texts:?} do not fit ids {ids:?}")));
+        }
+        let same = texts.unsqueeze(2)?.broadcast_eq(&texts.unsqueeze(1)?)?; // (batch, time, time)
+        let nothing = Tensor::zeros(same.shape(), self.dtype, &self.device)?;
+        let hidden = Tensor::new(f32::NEG_INFINITY, &self.device)?.to_dtype(self.dtype)?.broadcast_as(same.shape())?;
+        let mask = same.where_cond(&nothing, &hidden)?.unsqueeze(1)?; // (batch, 1, time, time)
+        self.check_ids(ids, 0, None)?;
+        let mut pass = self.pass(0, ids.dim(1)?, None)?;
+        pass.mask = Some(match pass.mask {
+            Some(penalties) => penalties.broadcast_add(&mask)?, // (batch, heads, time, time)
+            None => mask,
+        });
+        self.through_layers(ids, vec![pass], &mut conjure_core::probe::NoProbe)
+    }
+
     fn through_layers(&self, ids: &Tensor, mut passes: Vec<Pass<'_>>, probe: &mut dyn Probe) -> Result<Tensor> {
         let (_, time) = ids.dims2()?;
         // 1. Embeddings of tokens and, in GPT-2, of positions.
@@ -514,11 +539,11 @@ impl Decoder {
             RotaryEmbedding::new(rope, past, time, length, &self.device)
         };
         let ropes = self.config.ropes.iter().map(rotation).collect::<Result<_>>()?;
-        let penalties = match self.config.positions {
+        let mask = match self.config.positions {
             Positions::Alibi { max_bias } => Some(self.penalties(max_bias, past + time)?),
             _ => None,
         };
-        Ok(Pass { past, ropes, penalties, cache })
+        Ok(Pass { past, ropes, mask, cache })
     }
 
     /// ALiBi (Press et al. 2021, section 3): a slope for each head times how far behind the last token a key is. (What a row

@@ -2,6 +2,7 @@
 
 use super::{DeviceArgs, MachineArgs};
 use clap::{Args, Subcommand};
+use conjure::generate::image::LoraFile;
 use std::path::PathBuf;
 
 /// `conjure evaluate ...`.
@@ -9,6 +10,36 @@ use std::path::PathBuf;
 pub enum EvaluateCommand {
     /// Ask a picture model for pictures, have a classifier look at them, and compare them with those it was trained on
     Pictures(EvaluatePicturesArgs),
+    /// Measure how well a language model predicts texts
+    Perplexity(PerplexityArgs),
+}
+
+/// `conjure evaluate perplexity`.
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// The texts; `-` reads one from stdin
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// A folder with config.json, safetensors and a tokenizer, or a .gguf file
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+
+    /// Change the model by this LoRA, a folder with adapter_config.json; may be repeated
+    #[arg(long = "lora", value_name = "DIR[:WEIGHT]", value_parser = str::parse::<LoraFile>)]
+    pub loras: Vec<LoraFile>,
+
+    /// Tokens that are read at once [default: 1024, or what the model reads if that is less]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub context: Option<usize>,
+
+    /// Tokens by which the window moves on: as many are scored anew, each with the others before it [default: half of the
+    /// context]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub stride: Option<usize>,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// `conjure evaluate pictures`.

@@ -12,7 +12,7 @@ mod train;
 
 pub use data::{DataCommand, EmojiArgs, FolderArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
-pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs};
+pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs, PerplexityArgs};
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};

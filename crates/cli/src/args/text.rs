@@ -2,6 +2,7 @@
 
 use super::MachineArgs;
 use clap::Args;
+use conjure::generate::image::LoraFile;
 use std::path::PathBuf;
 
 /// `conjure text`.
@@ -77,6 +78,10 @@ pub struct SamplingArgs {
     /// A folder with config.json, safetensors and a tokenizer, or a .gguf file
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+
+    /// Change the model by this LoRA, a folder with adapter_config.json; may be repeated
+    #[arg(long = "lora", value_name = "DIR[:WEIGHT]", value_parser = str::parse::<LoraFile>)]
+    pub loras: Vec<LoraFile>,
 
     /// How keys and values of what was read are kept: f16 takes half the memory and q8 little more than a quarter, and they round
     #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16", "q8"]), default_value = "f32")]

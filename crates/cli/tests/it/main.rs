@@ -7,6 +7,7 @@ mod data;
 mod embed;
 mod explain;
 mod image;
+mod language_training;
 mod models;
 mod replay;
 mod text;

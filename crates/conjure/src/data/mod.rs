@@ -1,4 +1,4 @@
-//! Pictures with words: what models are trained on.
+//! What models are trained on: pictures with words, and texts.
 //!
 //! | module | question it answers |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`folder`] | how do the user's own pictures and captions become a data set? |
 //! | [`caption`] | in which words would people ask for a picture? |
 //! | [`shapes`] | what if there are no pictures, or it must be known exactly what one shows? |
+//! | [`texts`] | how do the user's own texts become documents? |
 //! | [`emoji`] | where does the set that ships with Conjure come from, and what is kept from the model? |
 
 pub mod archive;
@@ -16,5 +17,6 @@ pub mod dataset;
 pub mod emoji;
 pub mod folder;
 pub mod shapes;
+pub mod texts;
 
 pub use dataset::{Dataset, Record, Selection, Skipped, Split};

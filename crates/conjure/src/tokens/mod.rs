@@ -11,6 +11,7 @@
 //! | [`clip_vocabulary`] | where does CLIP's vocabulary come from when a checkpoint carries none? |
 //! | [`textual_inversion`] | what is in a file of learned tokens? |
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
+//! | [`learned`] | how is a language model's vocabulary learned from texts? |
 //! | [`train_bpe`] | how is a vocabulary learned from captions? |
 
 mod charsmap;
@@ -21,6 +22,7 @@ mod files;
 mod folder;
 pub mod gguf_vocabulary;
 mod gguf_words;
+pub mod learned;
 mod marian;
 pub mod prompt;
 pub mod sentencepiece;

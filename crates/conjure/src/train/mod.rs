@@ -12,6 +12,8 @@
 //! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
 //! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`], [`text_distillation`] | how is each model trained? |
+//! | [`language_model`], [`supervised`], [`preference`] | how does a language model learn from texts, conversations, preferences? |
+//! | [`decoder_lora`], `text_model`, `conversation` | what do these three share? |
 //! | [`denoising_loss`] | how wrong is a model about noisy latents? |
 //! | [`lora`], [`textual_inversion`] | what is trained beside a finished picture model, on the user's pictures? |
 //! | [`fine_tuning`] | what do these two share? |
@@ -19,24 +21,30 @@
 pub mod autoencoder_kl;
 pub mod begin;
 pub mod clip;
+mod conversation;
 mod curves;
+pub mod decoder_lora;
 pub mod denoising_loss;
 pub mod event;
 pub mod fine_tuning;
 mod folder;
 pub mod image_classifier;
+pub mod language_model;
 pub mod latent_diffusion;
 pub mod lora;
 mod metrics;
 pub mod objective;
 pub mod order;
 pub mod pictures;
+pub mod preference;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
 mod state;
 pub mod super_resolution;
+pub mod supervised;
 pub mod text_distillation;
+pub mod text_model;
 pub mod textual_inversion;
 
 pub use begin::Resume;
@@ -67,6 +75,15 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     }),
     ("text_distillation", "a text encoder that reads other languages as it reads English", |recipe| {
         Ok(Box::new(text_distillation::TextDistillation::new(recipe)?))
+    }),
+    ("language_model", "a language model, from texts", |recipe| {
+        Ok(Box::new(language_model::LanguageModelling::new(recipe)?))
+    }),
+    ("supervised", "a language model that answers, from conversations", |recipe| {
+        Ok(Box::new(supervised::Supervised::new(recipe)?))
+    }),
+    ("preference", "a language model that answers as people prefer, from pairs of answers", |recipe| {
+        Ok(Box::new(preference::Preference::new(recipe)?))
     }),
     ("lora", "low-rank adapters on a picture model, from a handful of pictures", |recipe| {
         Ok(Box::new(lora::Lora::new(recipe)?))

@@ -13,6 +13,8 @@ mod fuzz_bodies_text;
 #[path = "../../../../fuzz/bodies/training_files.rs"]
 mod fuzz_training;
 mod hostile_files;
+mod language_models;
+mod language_training;
 mod odds;
 mod stable_diffusion;
 mod text_tokenizers;

@@ -43,6 +43,7 @@ pub mod plain {
     pub use super::activation::plain::*;
     pub use super::attention::plain::*;
     pub use super::conv2d::plain::*;
+    pub use super::cross_entropy::plain::*;
     pub use super::embedding::plain::*;
     pub use super::group_norm::plain::*;
     pub use super::matmul::plain::*;

@@ -40,9 +40,31 @@ pub(super) fn renamed(
 /// A part of a fused tensor is missing, or parts do not fit each other.
 pub(super) fn stored(tensors: &BTreeMap<String, Tensor>, config: &DecoderConfig) -> Result<BTreeMap<String, Tensor>> {
     let prefix = prefixes(config.model_type)[0];
+    joined(tensors, |name| view(config, prefix, name))
+}
+
+/// Where the rows of the matrix `name (out, in)` lie in the stored layer's matrix, were it stored as `(out, in)` as well.
+pub(super) fn rows(name: &str, config: &DecoderConfig) -> View {
+    let View { source_name, transform } = view(config, prefixes(config.model_type)[0], name);
+    let transform = match transform {
+        Transform::ColumnsTransposed(range) => Transform::Rows(range),
+        Transform::Transpose => Transform::AsIs,
+        other => other,
+    };
+    View { source_name, transform }
+}
+
+/// Puts tensors together as `view` says where each of them lies.
+///
+/// # Errors
+/// A part of a fused tensor is missing, or parts do not fit each other.
+pub(super) fn joined(
+    tensors: &BTreeMap<String, Tensor>,
+    view: impl Fn(&str) -> View,
+) -> Result<BTreeMap<String, Tensor>> {
     let mut parts: BTreeMap<String, Vec<(usize, Transform, &Tensor)>> = BTreeMap::new();
     for (name, tensor) in tensors {
-        let View { source_name, transform } = view(config, prefix, name);
+        let View { source_name, transform } = view(name);
         let place = match &transform {
             Transform::Rows(range) | Transform::ColumnsTransposed(range) => range.start,
             Transform::Interleaved { part, .. } => *part,

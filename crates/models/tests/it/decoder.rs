@@ -322,6 +322,55 @@ fn losses_equal_those_of_transformers_and_every_parameter_gets_a_gradient() {
     }
 }
 
+/// A text behind another is read as by itself: where positions count distances, and but for roundings.
+#[test]
+fn texts_in_a_row_do_not_see_each_other() {
+    for case in ["llama", "mistral", "gemma2", "mpt"].map(Case::open) {
+        let model = case.model();
+        let texts: Vec<u32> = (0..TIME).map(|at| u32::from(at >= 9) + u32::from(at >= 20)).collect();
+        let texts = Tensor::new(vec![texts.clone(), texts], &Device::Cpu).unwrap();
+        let apart = model.hidden_states_apart(&case.ids, &texts).unwrap();
+        for (from, count) in [(0, 9), (9, 11), (20, 6)] {
+            let ids = case.ids.narrow(1, from, count).unwrap();
+            let alone = model.hidden_states(&ids, None, &mut NoProbe).unwrap();
+            let error = fixture::relative_error(&apart.narrow(1, from, count).unwrap(), &alone);
+            assert!(error < 1e-4, "{} from {from}: {error}", case.name);
+        }
+        let whole = model.hidden_states(&case.ids, None, &mut NoProbe).unwrap();
+        assert!(fixture::relative_error(&apart, &whole) > 1e-2, "{}", case.name);
+        let short = texts.narrow(1, 0, 5).unwrap();
+        assert!(model.hidden_states_apart(&case.ids, &short).is_err());
+    }
+}
+
+/// `tools/reference/decoder_gradients.py`.
+#[test]
+fn gradients_equal_those_of_transformers() {
+    for case in ["llama", "gpt2"].map(Case::open) {
+        let source = decoder::canonical(case.fixture.source("weights"), &case.config).unwrap();
+        let params = Params::load(source, DType::F32, &Device::Cpu).trainable();
+        let model = Decoder::new(&params, &case.config).unwrap();
+        let logits = model.forward(&case.ids, None, &mut NoProbe).unwrap();
+        let gradients = decoder::loss(&logits, &case.targets()).unwrap().backward().unwrap();
+        let wanted = Fixture::open(&format!("decoder/{}_gradients.safetensors", case.name));
+        let wanted = decoder::canonical(wanted.source("gradients"), &case.config).unwrap();
+        let variables = params.variables();
+        // A tensor whose gradient is nearly nothing is compared with the largest of all.
+        let size = |x: &Tensor| f64::from(x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap());
+        let pairs: Vec<(&String, Tensor, &Tensor)> = variables
+            .iter()
+            .map(|(name, variable)| {
+                (name, wanted.load(name, DType::F32, &Device::Cpu).unwrap(), gradients.get(variable).unwrap())
+            })
+            .collect();
+        let largest = pairs.iter().map(|(_, want, _)| size(want)).fold(0.0, f64::max);
+        for (name, want, got) in &pairs {
+            let error = size(&(want - *got).unwrap()) / size(want).max(1e-3 * largest);
+            assert!(error < TOLERANCE, "{}: {name}: {error}", case.name);
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_refused() {
     let case = Case::open("gpt2");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A LoRA file and how strongly it works.
+/// A LoRA file, or the folder that holds a language model's, and how strongly it works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraFile {
     /// The file.
@@ -25,10 +25,10 @@ impl FromStr for LoraFile {
     type Err = Error;
 
     /// `FILE` or `FILE:WEIGHT`. A colon before what is no number belongs to the name, and so does every colon in the name of a
-    /// file that is there.
+    /// file or folder that is there.
     fn from_str(text: &str) -> Result<Self> {
         let whole = |weight| Self { path: PathBuf::from(text), weight };
-        if Path::new(text).is_file() {
+        if Path::new(text).exists() {
             return Ok(whole(1.0));
         }
         let Some((path, number)) = text.rsplit_once(':') else { return Ok(whole(1.0)) };

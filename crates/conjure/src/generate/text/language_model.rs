@@ -1,10 +1,12 @@
 //! A language model on disk: what its folder or GGUF file holds, put together.
 
+use super::adapters::adapted;
 use super::beam::beam_search;
 use super::generation::{Event, Generated, Generation, TextStream, check_ids};
 use super::grammar::{Constraint, Grammar, TokenBytes};
 use super::next_token::{Cached, NextToken};
 use super::request::{Prompt, TextRequest};
+use crate::generate::image::LoraFile;
 use crate::model_folder;
 use crate::tokens::{DecodeStream, Tokenizer};
 use conjure_core::blocks::{KeptAs, KvCache};
@@ -38,39 +40,47 @@ impl LanguageModel {
     /// Nothing there, or something else; an unknown architecture, by its name; files that are damaged or do not belong
     /// together.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &[])
+    }
+
+    /// As [`Self::open`], with low-rank adapters, each a folder in PEFT's layout or the weights in it.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; adapters that cannot be read or were made for another model.
+    pub fn open_with(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
         if path.is_dir() {
-            return Self::open_folder(path);
+            return Self::open_folder(path, adapters);
         }
         if !path.exists() {
             return Err(Error::file(path, "not found").with_help(HELP));
         }
         if is_gguf(path) {
-            return Self::open_gguf(path);
+            return Self::open_gguf(path, adapters);
         }
         Err(Error::file(path, "is neither a folder nor a .gguf file").with_help(HELP))
     }
 
-    fn open_folder(path: &Path) -> Result<Self> {
+    fn open_folder(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
         let place = path.join("config.json");
         if !place.is_file()
             && let Ok(file) = weights::locate(path)
             && is_gguf(&file)
         {
-            return Self::open_gguf(&file);
+            return Self::open_gguf(&file, adapters);
         }
         let text = model_folder::read_text(&place)?.ok_or_else(|| Error::file(&place, "not found").with_help(HELP))?;
         let config = DecoderConfig::from_json(&text).map_err(|error| in_file(&place, error))?;
         let source = weights::open(weights::locate(path)?)?;
         let has_one = TOKENIZER_FILES.iter().any(|name| path.join(name).is_file());
         let tokenizer = has_one.then(|| Tokenizer::from_folder(path)).transpose()?;
-        Self::assemble(path, &config, source, tokenizer)
+        Self::assemble(path, &config, source, tokenizer, adapters)
     }
 
-    fn open_gguf(path: &Path) -> Result<Self> {
+    fn open_gguf(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
         let source = weights::open(path)?;
         let config = DecoderConfig::from_gguf(source.as_ref()).map_err(|error| in_file(path, error))?;
         let tokenizer = source.gguf().map(Tokenizer::from_gguf).transpose()?;
-        Self::assemble(path, &config, source, tokenizer)
+        Self::assemble(path, &config, source, tokenizer, adapters)
     }
 
     fn assemble(
@@ -78,10 +88,15 @@ impl LanguageModel {
         config: &DecoderConfig,
         source: Arc<dyn TensorSource>,
         tokenizer: Option<Tokenizer>,
+        adapters: &[LoraFile],
     ) -> Result<Self> {
         let source = decoder::canonical(source, config).map_err(|error| in_file(path, error))?;
         weights::check(&decoder::asked(config)?, source.as_ref()).require(path)?;
-        let decoder = Decoder::new(&Params::load(source, DType::F32, &Device::Cpu), config)?;
+        let params = match adapters {
+            [] => Params::load(source, DType::F32, &Device::Cpu),
+            _ => adapted(source, config, adapters)?,
+        };
+        let decoder = Decoder::new(&params, config)?;
         Ok(Self::new(decoder, tokenizer))
     }
 
@@ -282,6 +297,11 @@ impl LanguageModel {
                 .with_help("shorten it, or choose a model with a longer context"));
         }
         Ok(())
+    }
+
+    /// What the decoder makes of `ids` before its head, `(1, time, hidden_size)`.
+    pub(crate) fn hidden_states(&self, ids: &[u32]) -> Result<Tensor> {
+        self.decoder.hidden_states(&row(ids)?, None, &mut NoProbe)
     }
 
     /// Reads `ids` and hands the logits `(vocabulary)` after each of them to `each`, with the position of the id.

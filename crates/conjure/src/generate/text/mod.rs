@@ -12,10 +12,12 @@
 //! | [`stop`] | how is a stop string found that begins in one token and ends in another? |
 //! | [`beam`] | how is the likeliest whole text searched? |
 //! | [`grammar`] | how is text held to a JSON schema or a grammar? |
+//! | `adapters` | how is a model changed by LoRAs? |
 //! | [`language_model`] | what is in a model's folder or GGUF file? |
 //! | [`together`] | how are several texts made at once? |
 //! | [`chat`] | how does a conversation go on without reading it again? |
 
+mod adapters;
 pub mod beam;
 pub mod chat;
 mod gbnf;

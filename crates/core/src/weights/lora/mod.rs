@@ -151,6 +151,22 @@ impl Lora {
         Ok(Some((product.reshape(change.shape.clone())? * change.scale)?))
     }
 
+    /// The two factors of a weight's change: `(r, in)`, and `(out, r)` times `alpha / r`; `None` for a weight that stays.
+    ///
+    /// # Errors
+    /// The file cannot be read any more.
+    pub fn low_rank(
+        &self,
+        component: &'static str,
+        parameter: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(change) = self.changes.get(&(component, parameter.to_owned())) else { return Ok(None) };
+        let (down, up) = self.factors(change, dtype, device)?;
+        Ok(Some((down, (up * change.scale)?)))
+    }
+
     /// The factors in the form of the target's layers: `(r, in)` and `(out, r)`, or `(r, in, k, k)` and `(out, r, 1, 1)`.
     fn factors(&self, change: &Change, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let load = |name: &str| self.source.load(name, dtype, device);
