@@ -8,6 +8,7 @@
 //! | [`caption`] | in which words would people ask for a picture? |
 //! | [`shapes`] | what if there are no pictures, or it must be known exactly what one shows? |
 //! | [`emoji`] | where does the set that ships with Conjure come from, and what is kept from the model? |
+//! | [`translation`] | what says the same in several languages, and which pairs is a translator trained on? |
 
 pub mod archive;
 mod area;
@@ -16,5 +17,6 @@ pub mod dataset;
 pub mod emoji;
 pub mod folder;
 pub mod shapes;
+pub mod translation;
 
 pub use dataset::{Dataset, Record, Selection, Skipped, Split};

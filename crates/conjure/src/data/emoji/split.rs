@@ -92,15 +92,23 @@ pub(super) fn identity(code_points: &str) -> String {
     parts.iter().map(|part| format!("{part:x}")).collect::<Vec<_>>().join("-")
 }
 
+/// The side on which a text without a picture falls: held out by the hash of what it is about, as concepts are.
+pub(crate) fn held_out_text(about: &str) -> Split {
+    if share("concept", about) < SHARE { Split::HeldOutConcept } else { Split::Train }
+}
+
+/// A number in `[0, 1)` by the rule.
+fn share(part: &str, identity: &str) -> f64 {
+    let digest = Sha256::digest(format!("conjure split 1\0{part}\0{identity}"));
+    let first = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    first as f64 / 2.0_f64.powi(64)
+}
+
 /// The side on which a picture falls. `elsewhere` says whether the emoji is drawn in another style of the selection: where
 /// it is not, what would be a combination is a concept that is never seen.
 pub(super) fn split(code_points: &str, style: &str, elsewhere: bool) -> Split {
     let identity = identity(code_points);
-    let hash = |part: &str| {
-        let digest = Sha256::digest(format!("conjure split 1\0{part}\0{identity}"));
-        let first = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        first as f64 / 2.0_f64.powi(64)
-    };
+    let hash = |part: &str| share(part, &identity);
     if hash("concept") < SHARE {
         return Split::HeldOutConcept;
     }
