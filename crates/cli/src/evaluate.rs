@@ -1,6 +1,7 @@
 //! `conjure evaluate ...`.
 
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
+use crate::evaluate_translation;
 use crate::progress::Progress;
 use crate::{interrupt, report};
 use conjure::evaluate::{self, Judge, Obedience, Outcome, Settings};
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
+        EvaluateCommand::Translation(args) => evaluate_translation::run(&args),
     }
 }
 

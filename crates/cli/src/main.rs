@@ -7,6 +7,7 @@ mod chat_input;
 mod data;
 mod embed;
 mod evaluate;
+mod evaluate_translation;
 mod explain;
 mod image;
 mod interrupt;
@@ -19,6 +20,7 @@ mod replay;
 mod report;
 mod text;
 mod train;
+mod translate;
 
 use args::{Arguments, Command};
 use clap::Parser as _;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(*args),
         Command::Text(args) => text::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Translate(args) => translate::run(&args),
         Command::Replay(args) => replay::run(args),
         Command::Embed(args) => embed::embed(&args),
         Command::Similar(args) => embed::similar(&args),

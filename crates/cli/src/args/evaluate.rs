@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub enum EvaluateCommand {
     /// Ask a picture model for pictures, have a classifier look at them, and compare them with those it was trained on
     Pictures(EvaluatePicturesArgs),
+    /// Have translators translate names that they have not seen: BLEU, chrF and perplexity, side by side
+    Translation(EvaluateTranslationArgs),
 }
 
 /// `conjure evaluate pictures`.
@@ -60,6 +62,37 @@ pub struct EvaluatePicturesArgs {
 
     #[command(flatten)]
     pub device: DeviceArgs,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure evaluate translation`.
+#[derive(Debug, Args)]
+pub struct EvaluateTranslationArgs {
+    /// The models: folders of Marian, T5 or our LSTMs
+    #[arg(value_name = "MODEL", required_unless_present = "dictionary")]
+    pub models: Vec<PathBuf>,
+
+    /// The file of parallel texts that they were trained on, a part of which they have not seen
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+
+    /// Directions, such as en-de,de-en
+    #[arg(long, value_name = "FROM-TO,...", value_delimiter = ',', required = true)]
+    pub pairs: Vec<String>,
+
+    /// At most so many texts of each direction, evenly spread
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub limit: Option<usize>,
+
+    /// Search along so many beginnings; 1 takes the likeliest token each time [default: what each model's folder says]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub beams: Option<usize>,
+
+    /// Also measure a dictionary of the training texts, which knows no grammar
+    #[arg(long)]
+    pub dictionary: bool,
 
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -9,16 +9,18 @@ mod models;
 mod replay;
 mod text;
 mod train;
+mod translate;
 
 pub use data::{DataCommand, EmojiArgs, FolderArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
-pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs};
+pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs, EvaluateTranslationArgs};
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};
 pub use replay::ReplayArgs;
 pub use text::{ChatArgs, ConstraintArgs, SamplingArgs, TextArgs};
 pub use train::TrainArgs;
+pub use translate::TranslateArgs;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +45,8 @@ pub enum Command {
     Text(Box<TextArgs>),
     /// Talk with a language model
     Chat(Box<ChatArgs>),
+    /// Put a text into another language
+    Translate(Box<TranslateArgs>),
     /// See how a model does what it does
     #[command(subcommand)]
     Explain(ExplainCommand),

@@ -11,3 +11,4 @@ mod models;
 mod replay;
 mod text;
 mod train;
+mod translate;

@@ -6,6 +6,7 @@ mod kernel_distance;
 mod picture_model;
 mod pixels;
 pub mod retrieval;
+pub mod translator;
 
 pub use judge::{Judge, Opinion, open_classifier};
 pub use kernel_distance::{KernelDistance, kernel_distance};

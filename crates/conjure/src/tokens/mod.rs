@@ -12,6 +12,7 @@
 //! | [`textual_inversion`] | what is in a file of learned tokens? |
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
 //! | [`train_bpe`] | how is a vocabulary learned from captions? |
+//! | [`train_translation`] | how is a vocabulary learned from texts in several languages? |
 
 mod charsmap;
 pub mod chat_template;
@@ -29,6 +30,7 @@ pub mod textual_inversion;
 pub mod tokenizer;
 mod tokenizer_json;
 pub mod train_bpe;
+pub mod train_translation;
 
 pub use chat_template::{ChatTemplate, Date, Message};
 pub use clip_tokenizer::ClipTokenizer;

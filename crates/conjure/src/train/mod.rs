@@ -12,6 +12,7 @@
 //! | `folder`, `state`, `metrics`, `curves` | what lies in a run's folder, a checkpoint, the log, `loss.svg`? |
 //! | [`pictures`] | which pictures does a recipe ask for? |
 //! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`], [`text_distillation`] | how is each model trained? |
+//! | [`translation`] | how is a translator trained? |
 //! | [`denoising_loss`] | how wrong is a model about noisy latents? |
 //! | [`lora`], [`textual_inversion`] | what is trained beside a finished picture model, on the user's pictures? |
 //! | [`fine_tuning`] | what do these two share? |
@@ -38,6 +39,7 @@ mod state;
 pub mod super_resolution;
 pub mod text_distillation;
 pub mod textual_inversion;
+pub mod translation;
 
 pub use begin::Resume;
 pub use event::{Control, Event};
@@ -67,6 +69,9 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     }),
     ("text_distillation", "a text encoder that reads other languages as it reads English", |recipe| {
         Ok(Box::new(text_distillation::TextDistillation::new(recipe)?))
+    }),
+    ("translation", "an encoder-decoder that translates between all languages of the data", |recipe| {
+        Ok(Box::new(translation::Translation::new(recipe)?))
     }),
     ("lora", "low-rank adapters on a picture model, from a handful of pictures", |recipe| {
         Ok(Box::new(lora::Lora::new(recipe)?))

@@ -19,3 +19,5 @@ mod text_tokenizers;
 mod train;
 mod train_bpe;
 mod train_networks;
+mod train_translation;
+mod translate;

@@ -1,0 +1,160 @@
+//! `conjure translate`: a text in another language, line by line.
+
+use crate::args::TranslateArgs;
+use crate::{image, interrupt, language, report};
+use conjure::generate::text::request::MAX_PROMPT;
+use conjure::generate::text::{Finish, Prompt};
+use conjure::generate::translate::{Event, TranslateRequest, Translation, Translator, default_model};
+use conjure::{Error, Result};
+use serde_json::json;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
+    let request = TranslateRequest {
+        to: args.to.clone(),
+        from: args.from.clone(),
+        beams: args.beams,
+        length_penalty: args.length_penalty,
+        max_tokens: args.max_tokens,
+    };
+    request.validate()?;
+    let text = text(args)?;
+    if text.trim().is_empty() {
+        return Err(Error::request("there is no text to translate").with_help("give a text, or a file with lines"));
+    }
+    image::set_threads(&args.machine)?;
+    let folder = match &args.model {
+        Some(folder) => folder.clone(),
+        None => default_model()?,
+    };
+    let translator = Translator::open(&folder)?;
+    translator.notes().iter().for_each(|note| report::note(&format!("note: {note}")));
+    let lines: Vec<&str> = text.lines().collect();
+    let mut page = Page::new(lines.len(), !args.machine.json);
+    let made = translator.translate(&lines, &request, &mut |event| {
+        page.take(event);
+        page.is_read() && !interrupt::requested()
+    })?;
+    if !page.finish()? {
+        // The reader has seen enough.
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cancelled = made.iter().any(|translation| translation.finish == Finish::Cancelled);
+    if args.machine.json {
+        let one = |(source, made): (&&str, &Translation)| {
+            json!({
+                "source": source,
+                "text": made.text,
+                "source_tokens": made.source_ids,
+                "tokens": made.ids,
+                "score": made.score,
+                "finish": made.finish.name(),
+            })
+        };
+        let all: Vec<_> = lines.iter().zip(&made).map(one).collect();
+        let model = language::name(&folder);
+        report::result(&json!({ "model": model, "from": args.from, "to": args.to, "translations": all }).to_string())?;
+    } else {
+        tell(&made);
+    }
+    Ok(if cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// Which lines did not come to their end.
+fn tell(made: &[Translation]) {
+    const SHOWN: usize = 5;
+    let open = || made.iter().zip(1..).filter(|(made, _)| made.finish == Finish::Length);
+    for (made, line) in open().take(SHOWN) {
+        let which = if open().count() > 1 || line > 1 { format!("line {line} ") } else { String::new() };
+        report::note(&format!("{which}ended after {} tokens; --max-tokens sets another number", made.ids.len()));
+    }
+    if open().count() > SHOWN {
+        report::note(&format!("so did {} more lines", open().count() - SHOWN));
+    }
+}
+
+fn text(args: &TranslateArgs) -> Result<String> {
+    match &args.file {
+        Some(path) => read(path),
+        None => match language::prompt(args.text.as_deref(), &[])? {
+            Prompt::Text(text) => Ok(text),
+            Prompt::Ids(_) => Ok(String::new()),
+        },
+    }
+}
+
+/// The text of a file of lines.
+fn read(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return match language::prompt(Some("-"), &[])? {
+            Prompt::Text(text) => Ok(text),
+            Prompt::Ids(_) => Ok(String::new()),
+        };
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    file.take(MAX_PROMPT as u64 + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() > MAX_PROMPT {
+        return Err(Error::file(path, "has more than 16 MiB of text").with_help("split it into several files"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::file(path, format!("line {line} is not UTF-8 text")).with_help("convert the file to UTF-8")
+    })
+}
+
+/// What is on stdout: lines in their order, each as soon as those before it are there; a single line as it is written.
+struct Page {
+    lines: Vec<Option<String>>,
+    shown: usize,
+    /// Of the line that comes next, what is out already.
+    begun: usize,
+    wanted: bool,
+    heard: Result<bool>,
+}
+
+impl Page {
+    fn new(lines: usize, wanted: bool) -> Self {
+        Self { lines: vec![None; lines], shown: 0, begun: 0, wanted, heard: Ok(true) }
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.heard, Ok(true))
+    }
+
+    fn take(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Piece { text, .. } if self.lines.len() == 1 => {
+                self.say(text);
+                self.begun += text.len();
+            }
+            Event::Piece { .. } | Event::Step { .. } => {}
+            Event::Line { line, translation } => {
+                self.lines[*line] = Some(translation.text.clone());
+                while let Some(text) = self.lines.get_mut(self.shown).and_then(Option::take) {
+                    // What was held back as it might have been half a character.
+                    let rest = text.get(self.begun..).unwrap_or_default().to_owned();
+                    self.say(&format!("{rest}\n"));
+                    self.begun = 0;
+                    self.shown += 1;
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        if self.wanted && self.is_read() {
+            self.heard = report::piece(text);
+        }
+    }
+
+    /// Whether the reader is still there.
+    fn finish(mut self) -> Result<bool> {
+        if self.begun > 0 {
+            self.say("\n");
+        }
+        self.heard
+    }
+}
