@@ -19,3 +19,4 @@ mod text_tokenizers;
 mod train;
 mod train_bpe;
 mod train_networks;
+mod translation;
