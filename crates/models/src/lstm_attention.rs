@@ -226,9 +226,8 @@ impl LstmAttention {
         // 1. What the embeddings add to the first layer's gates, at all times at once.
         let products = cells[0].products(&self.embed.forward(ids)?)?; // (batch, time, 4 hidden)
         // The other matrices side by side: what is fed, or said by the layer below, and the state before.
-        let recurrent = |(n, cell): (usize, &lstm::LstmCell)| {
-            cell.recurrent(if n == 0 { self.config.embedding_size } else { 0 })
-        };
+        let recurrent =
+            |(n, cell): (usize, &lstm::LstmCell)| cell.recurrent(if n == 0 { self.config.embedding_size } else { 0 });
         let recurrent = cells.iter().enumerate().map(recurrent).collect::<Result<Vec<_>>>()?;
         let mut said = Vec::with_capacity(ids.dim(1)?);
         for product in split(&products)? {
@@ -283,8 +282,10 @@ impl LstmAttention {
         }
         let (all, most) = (before.saturating_add(time), self.config.max_position_embeddings);
         if all > most {
-            return Err(Error::request(format!("{all} tokens of the {what} are more than the {most} that the model takes"))
-                .with_help("give the model a shorter piece of the text at a time"));
+            return Err(Error::request(format!(
+                "{all} tokens of the {what} are more than the {most} that the model takes"
+            ))
+            .with_help("give the model a shorter piece of the text at a time"));
         }
         let vocabulary = self.config.vocab_size;
         if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= vocabulary) {

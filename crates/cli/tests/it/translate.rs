@@ -74,7 +74,10 @@ fn what_cannot_be_translated_is_refused_with_a_remedy() {
         outcome.stderr
     };
     let stderr = refused(&["a cat", "--to", "it"], &marian);
-    assert!(stderr.contains("does not know the target language \"it\"") && stderr.contains("it knows de, fr, zh_Hant"), "{stderr}");
+    assert!(
+        stderr.contains("does not know the target language \"it\"") && stderr.contains("it knows de, fr, zh_Hant"),
+        "{stderr}"
+    );
     assert!(refused(&["a cat"], &marian).contains("name one with --to"));
     assert!(refused(&[&"a cat ".repeat(90), "--to", "de"], &marian).contains("tokens, the model reads 64 at once"));
     assert!(refused(&["a cat", "--to", "de", "--beams", "0"], &marian).contains("beams 0 is outside 1 to 64"));
@@ -82,7 +85,8 @@ fn what_cannot_be_translated_is_refused_with_a_remedy() {
     assert!(refused(&[" ", "--to", "de"], &marian).contains("there is no text to translate"));
     assert!(refused(&["a cat", "--to", "fr"], &t5).contains("with --from"));
     assert!(refused(&["a cat"], "nowhere").contains("nowhere"));
-    let outcome = desk.command().args(["translate", "a cat"]).env("CONJURE_MODELS", desk.path("none")).output().unwrap();
+    let outcome =
+        desk.command().args(["translate", "a cat"]).env("CONJURE_MODELS", desk.path("none")).output().unwrap();
     let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
     // A translator that comes with Conjure asks for the language; without one it is said how to train it.
     assert!(stderr.contains("recipes/translator.toml") || stderr.contains("name one with --to"), "{stderr}");
@@ -92,7 +96,8 @@ fn what_cannot_be_translated_is_refused_with_a_remedy() {
 #[test]
 fn a_translator_of_ours_is_evaluated_and_explained() {
     let desk = Desk::new();
-    let things = ["cat Katze", "house Haus", "tree Baum", "fish Fisch", "moon Mond", "boat Boot", "ball Ball", "hat Hut"];
+    let things =
+        ["cat Katze", "house Haus", "tree Baum", "fish Fisch", "moon Mond", "boat Boot", "ball Ball", "hat Hut"];
     let colours = ["red rot", "green grün", "blue blau", "old alt", "new neu", "big groß", "small klein"];
     let mut table = "en\tde\n".to_owned();
     for (thing, ding) in things.iter().filter_map(|pair| pair.split_once(' ')) {
@@ -129,7 +134,10 @@ fn a_translator_of_ours_is_evaluated_and_explained() {
     let directions = report["models"][0]["directions"].as_array().unwrap();
     assert_eq!(directions.len(), 2);
     assert_eq!((&directions[1]["from"], &directions[1]["to"]), (&Value::from("de"), &Value::from("en")));
-    assert!(directions.iter().all(|d| d["chrf"].as_f64().unwrap() > 20.0 && d["perplexity"].as_f64().unwrap() < 30.0), "{report}");
+    assert!(
+        directions.iter().all(|d| d["chrf"].as_f64().unwrap() > 20.0 && d["perplexity"].as_f64().unwrap() < 30.0),
+        "{report}"
+    );
     assert_eq!(report["models"][1]["model"], "dictionary");
     assert_eq!(report["models"][1]["directions"][0]["perplexity"], Value::Null);
     let table = desk.conjure(&[&outcome[..], &["--limit", "1"]].concat()).succeeded().stdout;
@@ -146,7 +154,8 @@ fn a_translator_of_ours_is_evaluated_and_explained() {
     assert_eq!(tokens.last().unwrap()["text"], "</s>");
     let sum: f64 = tokens.iter().map(|token| token["logprob"].as_f64().unwrap()).sum();
     assert!(sum < 0.0);
-    desk.conjure(&["explain", "attention", ">>de<< red cat", "--model", export, "--json", "attention.json"]).succeeded();
+    desk.conjure(&["explain", "attention", ">>de<< red cat", "--model", export, "--json", "attention.json"])
+        .succeeded();
     let seen: Value = serde_json::from_str(&std::fs::read_to_string(desk.path("attention.json")).unwrap()).unwrap();
     assert!(seen.to_string().contains(">>de<<"));
 }

@@ -1,11 +1,13 @@
 //! Measures of what models make.
 
 pub mod clip;
+pub mod dictionary;
 mod judge;
 mod kernel_distance;
 mod picture_model;
 mod pixels;
 pub mod retrieval;
+pub mod translation;
 pub mod translator;
 
 pub use judge::{Judge, Opinion, open_classifier};

@@ -1,5 +1,6 @@
 //! How well a model translates: BLEU, chrF and perplexity on names that it has not seen.
 
+use super::dictionary::Dictionary;
 use super::translation::{Tokenizer, bleu, chrf};
 use crate::data::translation::{Pair, Translations};
 use crate::generate::translate::{TranslateRequest, Translator};
@@ -71,7 +72,8 @@ pub fn of_model(
     on_line: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Scores> {
     let (from, to) = direction;
-    let request = TranslateRequest { from: Some(from.clone()), to: Some(to.clone()), beams, ..TranslateRequest::default() };
+    let request =
+        TranslateRequest { from: Some(from.clone()), to: Some(to.clone()), beams, ..TranslateRequest::default() };
     let sources: Vec<&str> = pairs.iter().map(|pair| pair.source.as_str()).collect();
     let (mut done, mut cancelled) = (0, false);
     let made = translator.translate(&sources, &request, &mut |event| {
@@ -107,8 +109,12 @@ pub fn of_texts(written: &[String], pairs: &[Pair], (from, to): &Direction) -> R
     })
 }
 
-/// STUB dictionary
-pub fn of_dictionary(_: &Translations, pairs: &[Pair], direction: &Direction) -> Result<Scores> {
-    let copied: Vec<String> = pairs.iter().map(|pair| pair.source.clone()).collect();
-    of_texts(&copied, pairs, direction)
+/// Measures the baseline: a dictionary of the texts that are trained on.
+///
+/// # Errors
+/// No text that is trained on has both languages.
+pub fn of_dictionary(data: &Translations, pairs: &[Pair], direction: &Direction) -> Result<Scores> {
+    let dictionary = Dictionary::learn(data, &direction.0, &direction.1)?;
+    let written: Vec<String> = pairs.iter().map(|pair| dictionary.translate(&pair.source)).collect();
+    of_texts(&written, pairs, direction)
 }

@@ -68,8 +68,11 @@ pub fn train<T: AsRef<str> + Send + Sync>(texts: &[T], languages: &[String], siz
     fixed.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
     let least = fixed.len() + 1 + 64;
     if size < least {
-        return Err(Error::request(format!("a vocabulary of {size} tokens has no room for words"))
-            .with_help(format!("bytes, marks and {} languages take {}; 8000 to 16000 are usual", languages.len(), least - 64)));
+        return Err(Error::request(format!("a vocabulary of {size} tokens has no room for words")).with_help(format!(
+            "bytes, marks and {} languages take {}; 8000 to 16000 are usual",
+            languages.len(),
+            least - 64
+        )));
     }
     let room = size - fixed.len() - 1;
     let stages = Stages::new();
@@ -178,7 +181,15 @@ mod tests {
     use crate::tokens::Tokenizer;
 
     fn texts() -> Vec<String> {
-        let said = ["grinning face", "lachendes Gesicht", "grinning cat", "lachende Katze", "face: grinning", "ニヤリ", "ニヤリ"];
+        let said = [
+            "grinning face",
+            "lachendes Gesicht",
+            "grinning cat",
+            "lachende Katze",
+            "face: grinning",
+            "ニヤリ",
+            "ニヤリ",
+        ];
         said.iter().cycle().take(60).map(|text| (*text).to_owned()).collect()
     }
 
@@ -209,7 +220,10 @@ mod tests {
     fn marks_stand_where_marian_has_them() {
         let tokenizer = tokenizer();
         let id = |token: &str| tokenizer.token_id(token).unwrap();
-        assert_eq!([id("</s>"), id("<unk>"), id(">>de<<"), id(">>en<<"), id(">>ja<<"), id("<0x00>")], [0, 1, 2, 3, 4, 5]);
+        assert_eq!(
+            [id("</s>"), id("<unk>"), id(">>de<<"), id(">>en<<"), id(">>ja<<"), id("<0x00>")],
+            [0, 1, 2, 3, 4, 5]
+        );
         assert_eq!(id("<pad>") as usize, tokenizer.vocabulary_size() - 1);
         assert!(tokenizer.vocabulary_size() <= 400);
         // The language's token may stand in the text, with or without a space.

@@ -15,8 +15,8 @@ use crate::image_file::write_atomically;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::{Tokenizer, train_translation};
 use crate::{Error, Result};
-use conjure_core::weights::Params;
 use conjure_core::DType;
+use conjure_core::weights::Params;
 use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig, MarianConfig};
 use conjure_models::lstm_attention::{LstmAttention, LstmAttentionConfig};
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,10 @@ impl Translation {
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
         if !(0.0..1.0).contains(&settings.label_smoothing) {
-            return Err(Error::request(format!("label_smoothing is {}, not from 0 to below 1", settings.label_smoothing)));
+            return Err(Error::request(format!(
+                "label_smoothing is {}, not from 0 to below 1",
+                settings.label_smoothing
+            )));
         }
         if !(4..=4096).contains(&settings.max_tokens) {
             return Err(Error::request(format!("max_tokens is {}, not 4 to 4096", settings.max_tokens)));
@@ -110,10 +113,14 @@ impl Translation {
             )
         })?;
         let data = Translations::open(file)?;
-        let is_trained = |&entry: &usize| data.entries()[entry].split == Split::Train && data.entries()[entry].texts.len() > 1;
+        let is_trained =
+            |&entry: &usize| data.entries()[entry].split == Split::Train && data.entries()[entry].texts.len() > 1;
         let train: Vec<usize> = (0..data.entries().len()).filter(is_trained).collect();
-        let texts: Vec<&str> =
-            train.iter().flat_map(|&entry| data.entries()[entry].texts.values().flatten()).map(String::as_str).collect();
+        let texts: Vec<&str> = train
+            .iter()
+            .flat_map(|&entry| data.entries()[entry].texts.values().flatten())
+            .map(String::as_str)
+            .collect();
         let vocabulary = train_translation::train(&texts, data.languages(), settings.vocabulary)?;
         let tokenizer = Tokenizer::from_json(&vocabulary, "tokenizer.json")?;
         let mut long = 0;
@@ -217,7 +224,10 @@ fn build(settings: &Settings, tokenizer: &Tokenizer, params: &Params) -> Result<
     Ok(match settings.architecture {
         Architecture::Transformer => {
             let parsed = EncoderDecoderConfig::from_json(&text)?;
-            if !matches!(&parsed, EncoderDecoderConfig::Marian(MarianConfig { share_encoder_decoder_embeddings: true, .. })) {
+            if !matches!(
+                &parsed,
+                EncoderDecoderConfig::Marian(MarianConfig { share_encoder_decoder_embeddings: true, .. })
+            ) {
                 return Err(Error::request("translation.model is no Marian model with one table of embeddings")
                     .with_help("leave out model_type and share_encoder_decoder_embeddings"));
             }
@@ -291,8 +301,11 @@ impl Objective for Translation {
             }
         }
         if pairs.is_empty() {
-            return Err(Error::request(format!("no pair of the batch has {} tokens or fewer", self.settings.max_tokens))
-                .with_help("set translation.max_tokens higher, or take larger batches"));
+            return Err(Error::request(format!(
+                "no pair of the batch has {} tokens or fewer",
+                self.settings.max_tokens
+            ))
+            .with_help("set translation.max_tokens higher, or take larger batches"));
         }
         Ok(Losses::one(self.translator.model().loss(&pairs, self.settings.label_smoothing)?))
     }
@@ -336,11 +349,7 @@ impl Objective for Translation {
             bleu += share * scores.bleu;
             chrf += share * scores.chrf;
         }
-        Ok(vec![
-            ("loss".to_owned(), -sum / count.max(1) as f64),
-            ("bleu".to_owned(), bleu),
-            ("chrf".to_owned(), chrf),
-        ])
+        Ok(vec![("loss".to_owned(), -sum / count.max(1) as f64), ("bleu".to_owned(), bleu), ("chrf".to_owned(), chrf)])
     }
 
     /// A folder that `conjure translate` opens, and transformers too where it is a Transformer: `MarianMTModel` and

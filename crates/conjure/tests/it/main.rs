@@ -21,3 +21,4 @@ mod train_bpe;
 mod train_networks;
 mod train_translation;
 mod translate;
+mod translation;

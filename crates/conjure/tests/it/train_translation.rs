@@ -118,7 +118,8 @@ fn a_transformer_learns_sentences_by_heart() {
     assert!(validation["loss"] < 2.0 && validation["chrf"] > 50.0, "{validation:?}");
     let export = folder.path().join("run/export");
     knows_all(&export);
-    let files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    let files =
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert!(files.iter().all(|file| export.join(file).is_file()));
 }
 
@@ -143,7 +144,10 @@ fn settings_that_cannot_be_trained_are_refused() {
     };
     assert_eq!(refusal("translation.label_smoothing=1.0"), "label_smoothing is 1, not from 0 to below 1");
     assert_eq!(refusal("translation.max_tokens=64"), "max_tokens is 64, but max_position_embeddings 32");
-    assert_eq!(refusal("translation.model.vocab_size=9"), "translation.model.vocab_size comes of the data's vocabulary");
+    assert_eq!(
+        refusal("translation.model.vocab_size=9"),
+        "translation.model.vocab_size comes of the data's vocabulary"
+    );
     assert_eq!(refusal("translation.model.d_model=30"), "d_model 30 is not a multiple of encoder_attention_heads 4");
     assert!(refusal("translation.model.layers=3").contains("layers"));
     assert!(refusal("translation.vocabulary=100").contains("100 tokens has no room"));

@@ -137,7 +137,8 @@ fn pieces_and_lines_come_while_it_is_written() {
     assert_eq!(made[0].ids, case.ids("greedy")[2]);
     assert_eq!(made[2].ids, case.ids("greedy")[0]);
     // Asked to stop at once: what is written is kept, and told apart.
-    let stopped = case.translator.translate(&lines, &request, &mut |event| matches!(event, Event::Line { .. })).unwrap();
+    let stopped =
+        case.translator.translate(&lines, &request, &mut |event| matches!(event, Event::Line { .. })).unwrap();
     assert_eq!((&stopped[2].finish, stopped[2].ids.len()), (&Finish::Cancelled, 1));
 }
 
@@ -159,14 +160,16 @@ fn what_a_model_does_not_know_is_refused_with_what_it_knows() {
     assert_eq!(help, "it knows de, fr, zh_Hant");
     let long = "a cat ".repeat(100);
     let (message, help) = refusal(&marian, None, Some("de"), &long);
-    assert!(message.starts_with("the text has ") && message.ends_with("tokens, the model reads 64 at once"), "{message}");
+    assert!(
+        message.starts_with("the text has ") && message.ends_with("tokens, the model reads 64 at once"),
+        "{message}"
+    );
     assert!(help.contains("sentence by sentence"));
     let request = TranslateRequest { to: Some("de".into()), ..TranslateRequest::default() };
     let error = marian.translate(&["a cat", long.as_str()], &request, &mut |_| true).unwrap_err();
     assert!(error.to_string().starts_with("line 2: the text has "), "{error}");
-    let error = marian
-        .translate(&["a cat"], &TranslateRequest { max_tokens: Some(65), ..request }, &mut |_| true)
-        .unwrap_err();
+    let error =
+        marian.translate(&["a cat"], &TranslateRequest { max_tokens: Some(65), ..request }, &mut |_| true).unwrap_err();
     assert_eq!(error.to_string(), "65 tokens are asked for, the model writes 64 at most");
 
     let t5 = Case::open("t5").translator;

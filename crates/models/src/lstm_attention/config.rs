@@ -96,8 +96,11 @@ impl LstmAttentionConfig {
         }
         config::check_size("num_layers", self.num_layers, MAX_LAYERS)?;
         if !self.hidden_size.is_multiple_of(2) {
-            return Err(Error::request(format!("hidden_size is {}, which two directions cannot share", self.hidden_size))
-                .with_help("choose an even one"));
+            return Err(Error::request(format!(
+                "hidden_size is {}, which two directions cannot share",
+                self.hidden_size
+            ))
+            .with_help("choose an even one"));
         }
         if self.tie_word_embeddings && self.embedding_size != self.hidden_size {
             return Err(Error::request(format!(

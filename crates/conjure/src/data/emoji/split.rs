@@ -92,9 +92,14 @@ pub(super) fn identity(code_points: &str) -> String {
     parts.iter().map(|part| format!("{part:x}")).collect::<Vec<_>>().join("-")
 }
 
-/// The side on which a text without a picture falls: held out by the hash of what it is about, as concepts are.
-pub(crate) fn held_out_text(about: &str) -> Split {
-    if share("concept", about) < SHARE { Split::HeldOutConcept } else { Split::Train }
+/// The side on which all that is said about an emoji or symbol falls: that of its pictures' concept.
+pub(in crate::data) fn of_concept(code_points: &str) -> Split {
+    of_identity(&identity(code_points))
+}
+
+/// The side on which a text falls that is about nothing but itself.
+pub(in crate::data) fn of_identity(identity: &str) -> Split {
+    if share("concept", identity) < SHARE { Split::HeldOutConcept } else { Split::Train }
 }
 
 /// A number in `[0, 1)` by the rule.
@@ -109,7 +114,7 @@ fn share(part: &str, identity: &str) -> f64 {
 pub(super) fn split(code_points: &str, style: &str, elsewhere: bool) -> Split {
     let identity = identity(code_points);
     let hash = |part: &str| share(part, &identity);
-    if hash("concept") < SHARE {
+    if of_identity(&identity) == Split::HeldOutConcept {
         return Split::HeldOutConcept;
     }
     if hash("combination") < SHARE {

@@ -75,8 +75,11 @@ impl Defaults {
         let vocabulary = model.target_vocabulary();
         let ids = defaults.suppressed.iter().chain(&defaults.ends).chain(&defaults.forced_end);
         if let Some(id) = ids.into_iter().find(|id| **id as usize >= vocabulary) {
-            return Err(Error::file(&path, format!("names the token {id}, beyond the {vocabulary} that the model writes"))
-                .with_help("the file belongs to another model"));
+            return Err(Error::file(
+                &path,
+                format!("names the token {id}, beyond the {vocabulary} that the model writes"),
+            )
+            .with_help("the file belongs to another model"));
         }
         Ok(defaults)
     }
@@ -128,14 +131,16 @@ impl Defaults {
             }
             self.max_tokens = Some(most as usize);
         }
-        self.forced_end = number("forced_eos_token_id")?.map(|id| token("forced_eos_token_id", id)).transpose()?.or(self.forced_end);
+        self.forced_end =
+            number("forced_eos_token_id")?.map(|id| token("forced_eos_token_id", id)).transpose()?.or(self.forced_end);
         if let Some(value) = entry("eos_token_id") {
             let ids = match value {
                 Value::Array(ids) => ids.iter().map(Value::as_u64).collect::<Option<Vec<_>>>(),
                 one => one.as_u64().map(|id| vec![id]),
             };
             let ids = ids.filter(|ids| !ids.is_empty()).ok_or_else(|| format!("eos_token_id is {value}"))?;
-            self.ends = ids.into_iter().map(|id| token("eos_token_id", id)).collect::<std::result::Result<_, String>>()?;
+            self.ends =
+                ids.into_iter().map(|id| token("eos_token_id", id)).collect::<std::result::Result<_, String>>()?;
         }
         if let Some(value) = entry("bad_words_ids") {
             let words = value.as_array().ok_or_else(|| format!("bad_words_ids is {value}, not a list of lists"))?;

@@ -325,13 +325,13 @@ impl Translator {
         let context = self.model.max_tokens();
         let max_tokens = match (request.max_tokens, context) {
             (Some(asked), Some(context)) if asked > context => {
-                return Err(Error::request(format!("{asked} tokens are asked for, the model writes {context} at most"))
-                    .with_help(format!("ask for {context} or fewer with --max-tokens")));
+                return Err(Error::request(format!(
+                    "{asked} tokens are asked for, the model writes {context} at most"
+                ))
+                .with_help(format!("ask for {context} or fewer with --max-tokens")));
             }
             (Some(asked), _) => asked,
-            (None, context) => {
-                defaults.max_tokens.unwrap_or(MAX_TOKENS).min(context.unwrap_or(usize::MAX)).max(1)
-            }
+            (None, context) => defaults.max_tokens.unwrap_or(MAX_TOKENS).min(context.unwrap_or(usize::MAX)).max(1),
         };
         Ok(Plan {
             start: self.model.decoder_start_token_id(),

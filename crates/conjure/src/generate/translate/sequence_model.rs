@@ -63,8 +63,10 @@ impl Config {
         match kind.as_ref().and_then(|value| value.get("model_type")?.as_str()) {
             Some("lstm_attention") => Ok(Self::Lstm(LstmAttentionConfig::from_json(text)?)),
             Some("marian" | "t5" | "mt5") | None => Ok(Self::Transformer(EncoderDecoderConfig::from_json(text)?)),
-            Some(other) => Err(Error::request(format!("model_type is \"{other}\", which is no translator that is known"))
-                .with_help("known are marian, t5, mt5 and our own lstm_attention")),
+            Some(other) => {
+                Err(Error::request(format!("model_type is \"{other}\", which is no translator that is known"))
+                    .with_help("known are marian, t5, mt5 and our own lstm_attention"))
+            }
         }
     }
 }

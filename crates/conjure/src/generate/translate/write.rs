@@ -118,9 +118,8 @@ impl<'a> Way<'a> {
         let logits = logits.first().map(Vec::as_slice).unwrap_or_default();
         let mut logprobs = log_softmax(logits);
         adjust(&mut logprobs, &greedy.beam.ids)?;
-        let id = argmax(&logprobs).ok_or_else(|| {
-            Error::failure("the model's scores are no numbers").with_help("the weights are damaged")
-        })?;
+        let id = argmax(&logprobs)
+            .ok_or_else(|| Error::failure("the model's scores are no numbers").with_help("the weights are damaged"))?;
         greedy.beam.sum += f64::from(logprobs[id as usize]);
         greedy.beam.ids.push(id);
         greedy.ended = greedy.plan.ends.contains(&id);
@@ -199,7 +198,10 @@ impl Plan {
             && written + 1 == self.max_tokens
         {
             if end as usize >= logprobs.len() {
-                return Err(Error::request(format!("forced_eos_token_id is {end}, beyond the {} tokens", logprobs.len())));
+                return Err(Error::request(format!(
+                    "forced_eos_token_id is {end}, beyond the {} tokens",
+                    logprobs.len()
+                )));
             }
             logprobs.fill(f32::NEG_INFINITY);
             logprobs[end as usize] = 0.0;
