@@ -1,5 +1,7 @@
 //! `conjure evaluate ...`.
 
+mod translation;
+
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
 use crate::progress::Progress;
 use crate::{interrupt, report};
@@ -14,6 +16,8 @@ use std::process::ExitCode;
 pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
+        EvaluateCommand::Bleu(args) => translation::bleu(&args),
+        EvaluateCommand::Dictionary(args) => translation::dictionary(&args),
     }
 }
 

@@ -10,9 +10,9 @@ mod replay;
 mod text;
 mod train;
 
-pub use data::{DataCommand, EmojiArgs, FolderArgs};
+pub use data::{DataCommand, EmojiArgs, FolderArgs, TranslationArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
-pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs};
+pub use evaluate::{BleuArgs, DictionaryArgs, EvaluateCommand, EvaluatePicturesArgs};
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};
@@ -58,7 +58,7 @@ pub enum Command {
     /// Train a model from a recipe, or go on with a run
     Train(TrainArgs),
     /// Measure how well a model does
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "eval")]
     Evaluate(EvaluateCommand),
     /// Make data sets to train on
     #[command(subcommand)]
