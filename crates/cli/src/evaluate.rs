@@ -1,5 +1,7 @@
 //! `conjure evaluate ...`.
 
+mod translation;
+
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
 use crate::evaluate_translation;
 use crate::progress::Progress;
@@ -16,6 +18,8 @@ pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
         EvaluateCommand::Translation(args) => evaluate_translation::run(&args),
+        EvaluateCommand::Bleu(args) => translation::bleu(&args),
+        EvaluateCommand::Dictionary(args) => translation::dictionary(&args),
     }
 }
 

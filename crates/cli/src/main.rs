@@ -12,6 +12,7 @@ mod explain;
 mod image;
 mod interrupt;
 mod language;
+mod lines;
 mod models;
 mod output;
 mod preview;

@@ -1,14 +1,12 @@
 //! `conjure translate`: a text in another language, line by line.
 
 use crate::args::TranslateArgs;
+use crate::lines::lines;
 use crate::{image, interrupt, language, report};
-use conjure::generate::text::request::MAX_PROMPT;
 use conjure::generate::text::{Finish, Prompt};
 use conjure::generate::translate::{Event, TranslateRequest, Translation, Translator, default_model};
 use conjure::{Error, Result};
 use serde_json::json;
-use std::io::Read as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
@@ -20,8 +18,8 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
         max_tokens: args.max_tokens,
     };
     request.validate()?;
-    let text = text(args)?;
-    if text.trim().is_empty() {
+    let lines = source(args)?;
+    if lines.iter().all(|line| line.trim().is_empty()) {
         return Err(Error::request("there is no text to translate").with_help("give a text, or a file with lines"));
     }
     image::set_threads(&args.machine)?;
@@ -31,7 +29,6 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
     };
     let translator = Translator::open(&folder)?;
     translator.notes().iter().for_each(|note| report::note(&format!("note: {note}")));
-    let lines: Vec<&str> = text.lines().collect();
     let mut page = Page::new(lines.len(), !args.machine.json);
     let made = translator.translate(&lines, &request, &mut |event| {
         page.take(event);
@@ -43,7 +40,7 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
     }
     let cancelled = made.iter().any(|translation| translation.finish == Finish::Cancelled);
     if args.machine.json {
-        let one = |(source, made): (&&str, &Translation)| {
+        let one = |(source, made): (&String, &Translation)| {
             json!({
                 "source": source,
                 "text": made.text,
@@ -75,34 +72,15 @@ fn tell(made: &[Translation]) {
     }
 }
 
-fn text(args: &TranslateArgs) -> Result<String> {
+/// The lines that are to be translated.
+fn source(args: &TranslateArgs) -> Result<Vec<String>> {
     match &args.file {
-        Some(path) => read(path),
+        Some(path) => lines(path),
         None => match language::prompt(args.text.as_deref(), &[])? {
-            Prompt::Text(text) => Ok(text),
-            Prompt::Ids(_) => Ok(String::new()),
+            Prompt::Text(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Prompt::Ids(_) => Ok(Vec::new()),
         },
     }
-}
-
-/// The text of a file of lines.
-fn read(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        return match language::prompt(Some("-"), &[])? {
-            Prompt::Text(text) => Ok(text),
-            Prompt::Ids(_) => Ok(String::new()),
-        };
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    file.take(MAX_PROMPT as u64 + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    if bytes.len() > MAX_PROMPT {
-        return Err(Error::file(path, "has more than 16 MiB of text").with_help("split it into several files"));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::file(path, format!("line {line} is not UTF-8 text")).with_help("convert the file to UTF-8")
-    })
 }
 
 /// What is on stdout: lines in their order, each as soon as those before it are there; a single line as it is written.

@@ -1,7 +1,8 @@
 //! `conjure evaluate ...`.
 
-use super::{DeviceArgs, MachineArgs};
+use super::{DeviceArgs, MachineArgs, ReportArgs};
 use clap::{Args, Subcommand};
+use conjure::evaluate::translation::Tokenizer;
 use std::path::PathBuf;
 
 /// `conjure evaluate ...`.
@@ -11,6 +12,49 @@ pub enum EvaluateCommand {
     Pictures(EvaluatePicturesArgs),
     /// Have translators translate names that they have not seen: BLEU, chrF and perplexity, side by side
     Translation(EvaluateTranslationArgs),
+    /// Compare translations with what people wrote: BLEU and chrF, as sacreBLEU computes them
+    Bleu(BleuArgs),
+    /// Translate held-out names with a dictionary learned from the rest, and by copying: the baselines of translators
+    Dictionary(DictionaryArgs),
+}
+
+/// `conjure evaluate bleu`.
+#[derive(Debug, Args)]
+pub struct BleuArgs {
+    /// Translations, one in each line; - for stdin
+    #[arg(value_name = "HYPOTHESES")]
+    pub hypotheses: PathBuf,
+
+    /// What they should be, line by line; several files where there are several good translations; - for stdin
+    #[arg(value_name = "REFERENCES", required = true)]
+    pub references: Vec<PathBuf>,
+
+    /// What BLEU takes for a word: 13a for languages with spaces, zh for Chinese, char for Japanese, Thai and others without
+    #[arg(long, value_name = "NAME", default_value = "13a", value_parser = super::names(Tokenizer::ALL.map(Tokenizer::name)))]
+    pub tokenize: String,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `conjure evaluate dictionary`.
+#[derive(Debug, Args)]
+pub struct DictionaryArgs {
+    /// What `conjure data translation` wrote, or a .tsv or .jsonl of sentences
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+
+    /// Directions, separated by commas
+    #[arg(
+        long,
+        value_name = "FROM:TO,...",
+        value_delimiter = ',',
+        default_value = "en:de,de:en,en:fr,fr:en,en:es,es:en,en:ru,en:ja,de:fr,zh:en"
+    )]
+    pub pairs: Vec<String>,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// `conjure evaluate pictures`.

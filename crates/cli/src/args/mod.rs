@@ -11,9 +11,9 @@ mod text;
 mod train;
 mod translate;
 
-pub use data::{DataCommand, EmojiArgs, FolderArgs};
+pub use data::{DataCommand, EmojiArgs, FolderArgs, TranslationArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
-pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs, EvaluateTranslationArgs};
+pub use evaluate::{BleuArgs, DictionaryArgs, EvaluateCommand, EvaluatePicturesArgs, EvaluateTranslationArgs};
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};
@@ -62,7 +62,7 @@ pub enum Command {
     /// Train a model from a recipe, or go on with a run
     Train(TrainArgs),
     /// Measure how well a model does
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "eval")]
     Evaluate(EvaluateCommand),
     /// Make data sets to train on
     #[command(subcommand)]

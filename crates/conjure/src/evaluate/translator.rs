@@ -28,7 +28,7 @@ pub struct Scores {
     pub perplexity: Option<f64>,
 }
 
-/// Reads `en-de,zh-hant-en` as pairs of languages that the data have.
+/// Reads `en-de`, `zh-hant-en` or `en:de` as pairs of languages that the data have.
 ///
 /// # Errors
 /// A pair that is none; says which languages there are.
@@ -36,7 +36,7 @@ pub fn directions(pairs: &[String], data: &Translations) -> Result<Vec<Direction
     let known = |language: &str| data.languages().iter().any(|known| known == language);
     let read = |pair: &String| {
         // A language's code may have a hyphen itself.
-        let mut cuts = pair.match_indices('-').map(|(at, _)| (&pair[..at], &pair[at + 1..]));
+        let mut cuts = pair.match_indices(['-', ':']).map(|(at, _)| (&pair[..at], &pair[at + 1..]));
         let found = cuts.find(|(from, to)| known(from) && known(to) && from != to);
         found.map(|(from, to)| (from.to_owned(), to.to_owned())).ok_or_else(|| {
             Error::request(format!("\"{pair}\" is no pair of two of the data's languages"))

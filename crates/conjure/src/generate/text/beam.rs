@@ -84,16 +84,18 @@ pub fn beam_search<M: NextToken>(
 
 /// What the model says after a text.
 type Scores = Vec<f32>;
+/// The model having read each text, if it can have several memories.
+type Memories<M> = Vec<Option<Cached<M>>>;
 
 /// Reads the last token of each open text, which continues the parent of that number: the scores after each, and the model
 /// having read it, if it can have several memories.
 fn read<M: NextToken>(
     shared: &mut Cached<M>,
     prompt: &[u32],
-    mut memories: Vec<Option<Cached<M>>>,
+    mut memories: Memories<M>,
     parents: &[usize],
     open: &[Beam],
-) -> Result<(Vec<Scores>, Vec<Option<Cached<M>>>)> {
+) -> Result<(Vec<Scores>, Memories<M>)> {
     let mut children = vec![0; memories.len()];
     parents.iter().for_each(|parent| children[*parent] += 1);
     let (mut scores, mut read) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));

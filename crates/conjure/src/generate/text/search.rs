@@ -47,6 +47,9 @@ pub struct Rules<'a> {
     pub early_stopping: EarlyStopping,
 }
 
+/// Changes log-probabilities, given the tokens so far.
+pub type Adjust<'a> = dyn FnMut(&mut [f32], &[u32]) -> Result<()> + 'a;
+
 /// The `width` likeliest beginnings and the finished texts, as transformers keeps them.
 #[derive(Clone, Debug)]
 pub struct Search<'a> {
@@ -84,11 +87,7 @@ impl<'a> Search<'a> {
     ///
     /// # Errors
     /// Scores that are no numbers.
-    pub fn step(
-        &mut self,
-        logits: &[Vec<f32>],
-        adjust: &mut dyn FnMut(&mut [f32], &[u32]) -> Result<()>,
-    ) -> Result<Vec<usize>> {
+    pub fn step(&mut self, logits: &[Vec<f32>], adjust: &mut Adjust<'_>) -> Result<Vec<usize>> {
         let Rules { width, length_penalty: penalty, ends, max_tokens, early_stopping } = self.rules;
         let mut candidates: Vec<(usize, Beam)> = Vec::new();
         for (parent, (beam, logits)) in self.open.iter().zip(logits).enumerate() {

@@ -6,6 +6,7 @@
 //!
 //! | file | question it answers |
 //! |---|---|
+//! | [`request`] | what can be asked for? |
 //! | [`sequence_model`] | what reads and writes: a Transformer, or LSTMs with attention? |
 //! | [`languages`] | how is a model told the target language? |
 //! | [`defaults`] | what does the model's folder say about writing? |
@@ -13,17 +14,18 @@
 
 pub mod defaults;
 pub mod languages;
+pub mod request;
 pub mod sequence_model;
 pub mod write;
 
 pub use defaults::Defaults;
 pub use languages::Languages;
+pub use request::{Event, TranslateRequest, Translation};
 pub use sequence_model::{SequenceModel, Writing};
 
 use crate::generate::image::shipped;
 use crate::generate::text::Finish;
 use crate::generate::text::generation::check_ids;
-use crate::generate::text::request::MAX_BEAMS;
 use crate::tokens::{DecodeStream, Tokenizer};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -37,82 +39,6 @@ const MAX_TOKENS: usize = 512;
 const TOKENS_AT_ONCE: usize = 2048;
 /// Texts that are followed at once: lines times beams.
 const ROWS_AT_ONCE: usize = 64;
-
-/// What is asked of a translator.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TranslateRequest {
-    /// Target language, as the model calls it.
-    pub to: Option<String>,
-    /// Source language, for models that want to know.
-    pub from: Option<String>,
-    /// Texts that are followed at once; 1 takes the likeliest token each time. What the model's folder says unless given.
-    pub beams: Option<usize>,
-    /// Texts compete by `log p / length ^ penalty`. What the model's folder says unless given.
-    pub length_penalty: Option<f64>,
-    /// Most tokens of a translation. What the model's folder says, or as many as the model can, unless given.
-    pub max_tokens: Option<usize>,
-}
-
-impl TranslateRequest {
-    /// Refuses what no model could do.
-    ///
-    /// # Errors
-    /// Names the value and the remedy.
-    pub fn validate(&self) -> Result<()> {
-        if let Some(beams) = self.beams.filter(|beams| !(1..=MAX_BEAMS).contains(beams)) {
-            return Err(Error::request(format!("beams {beams} is outside 1 to {MAX_BEAMS}")).with_help("4 are usual"));
-        }
-        if let Some(penalty) = self.length_penalty.filter(|penalty| !penalty.is_finite()) {
-            return Err(Error::request(format!("length penalty {penalty} is no number"))
-                .with_help("1 is usual; 0 favours short texts"));
-        }
-        if self.max_tokens == Some(0) {
-            return Err(Error::request("max tokens 0 leaves nothing to do").with_help("name 1 or more"));
-        }
-        Ok(())
-    }
-}
-
-/// A translated line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Translation {
-    /// What the encoder read.
-    pub source_ids: Vec<u32>,
-    /// What the decoder wrote, the end among them; the token that begins a target is not.
-    pub ids: Vec<u32>,
-    /// The text.
-    pub text: String,
-    /// `log p / length ^ penalty`.
-    pub score: f64,
-    /// Why it ended: [`Finish::End`], [`Finish::Length`] or [`Finish::Cancelled`].
-    pub finish: Finish,
-}
-
-/// What happens while lines are translated.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event<'a> {
-    /// More of a line's translation, where the likeliest token is taken each time.
-    Piece {
-        /// Number of the line, from 0.
-        line: usize,
-        /// What is new.
-        text: &'a str,
-    },
-    /// A step of a search, which knows its text at the end only.
-    Step {
-        /// Number of the line, from 0.
-        line: usize,
-        /// Tokens of the texts that are followed.
-        tokens: usize,
-    },
-    /// A line is finished. Lines may come in another order than they were given.
-    Line {
-        /// Its number, from 0.
-        line: usize,
-        /// What came of it.
-        translation: &'a Translation,
-    },
-}
 
 /// The folder of the translator that comes with Conjure.
 ///
@@ -265,6 +191,7 @@ impl Translator {
             self.check(ids, "the text", self.model.source_vocabulary())?;
         }
         let mut made: Vec<Option<Translation>> = vec![None; sources.len()];
+        let mut going = true;
         let mut order: Vec<usize> = Vec::new();
         for (line, ids) in sources.iter().enumerate() {
             if !ids.is_empty() {
@@ -272,17 +199,19 @@ impl Translator {
                 continue;
             }
             let empty = Translation::empty();
-            on_event(&Event::Line { line, translation: &empty });
+            going &= on_event(&Event::Line { line, translation: &empty });
             made[line] = Some(empty);
         }
         // Lines of like length fill a batch with little padding.
         order.sort_by_key(|&line| sources[line].len());
-        let mut going = true;
         for chunk in chunks(&order, sources, plan.beams.map_or(1, |beams| beams.width)) {
+            if !going {
+                break;
+            }
             let batch: Vec<&[u32]> = chunk.iter().map(|&line| sources[line].as_slice()).collect();
             let mut streams: Vec<DecodeStream<'_>> = chunk.iter().map(|_| self.tokenizer.stream(true)).collect();
             let mut finished: Vec<Option<Translation>> = vec![None; chunk.len()];
-            write::write(&self.model, &batch, &plan, &mut |row, way| {
+            let ways = write::write(&self.model, &batch, &plan, &mut |row, way| {
                 let line = chunk[row];
                 if going {
                     going = match way {
@@ -296,20 +225,21 @@ impl Translator {
                         Way::Beams(..) => on_event(&Event::Step { line, tokens: way.tokens() }),
                     };
                 }
-                if way.is_over() || !going {
+                if way.is_over() {
                     let translation = self.translation(&sources[line], way.best()?, &plan)?;
-                    if way.is_over() {
-                        going &= on_event(&Event::Line { line, translation: &translation });
-                    }
+                    going &= on_event(&Event::Line { line, translation: &translation });
                     finished[row] = Some(translation);
                 }
                 Ok(going)
             })?;
+            // Of what was stopped, the beginning.
+            for ((way, made), &line) in ways.iter().zip(&mut finished).zip(chunk) {
+                if made.is_none() && way.tokens() > 0 {
+                    *made = Some(self.translation(&sources[line], way.best()?, &plan)?);
+                }
+            }
             for (&line, translation) in chunk.iter().zip(finished) {
                 made[line] = translation;
-            }
-            if !going {
-                break;
             }
         }
         let stopped = || Translation { finish: Finish::Cancelled, ..Translation::empty() };
@@ -376,12 +306,6 @@ impl Translator {
     }
 }
 
-impl Translation {
-    fn empty() -> Self {
-        Self { source_ids: Vec::new(), ids: Vec::new(), text: String::new(), score: 0.0, finish: Finish::End }
-    }
-}
-
 /// Lines, sorted by length, in batches.
 fn chunks<'a>(order: &'a [usize], sources: &[Vec<u32>], width: usize) -> Vec<&'a [usize]> {
     let mut out = Vec::new();
@@ -423,15 +347,5 @@ mod tests {
                 assert!(chunk.len() == 1 || (tokens <= TOKENS_AT_ONCE && chunk.len() * width <= ROWS_AT_ONCE));
             }
         }
-    }
-
-    #[test]
-    fn requests_that_no_model_could_fulfil_are_refused() {
-        let refusal = |request: TranslateRequest| request.validate().unwrap_err().to_string();
-        let usual = TranslateRequest::default;
-        assert_eq!(refusal(TranslateRequest { beams: Some(0), ..usual() }), "beams 0 is outside 1 to 64");
-        assert_eq!(refusal(TranslateRequest { max_tokens: Some(0), ..usual() }), "max tokens 0 leaves nothing to do");
-        let infinite = TranslateRequest { length_penalty: Some(f64::INFINITY), ..usual() };
-        assert_eq!(refusal(infinite), "length penalty inf is no number");
     }
 }

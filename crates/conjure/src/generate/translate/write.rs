@@ -2,7 +2,7 @@
 
 use super::SequenceModel;
 use crate::generate::text::Finish;
-use crate::generate::text::search::{Beam, EarlyStopping, Rules, Search};
+use crate::generate::text::search::{Adjust, Beam, EarlyStopping, Rules, Search};
 use conjure_core::sampling::text::{argmax, log_softmax};
 use conjure_core::{Error, Result};
 
@@ -106,11 +106,7 @@ impl<'a> Way<'a> {
     }
 
     /// One token more, as [`Search::step`].
-    fn step(
-        &mut self,
-        logits: &[Vec<f32>],
-        adjust: &mut dyn FnMut(&mut [f32], &[u32]) -> Result<()>,
-    ) -> Result<Vec<usize>> {
+    fn step(&mut self, logits: &[Vec<f32>], adjust: &mut Adjust<'_>) -> Result<Vec<usize>> {
         let greedy = match self {
             Self::Beams(search, _) => return search.step(logits, adjust),
             Self::Greedy(greedy) => greedy,
@@ -148,18 +144,18 @@ impl<'a> Way<'a> {
 }
 
 /// Writes a target for each source. `on_step` sees a target, by its number, after each of its tokens and ends the work by
-/// returning `false`.
+/// returning `false`. All targets as they are then.
 ///
 /// # Errors
 /// The model fails; those of `on_step`.
-pub fn write(
+pub fn write<'a>(
     model: &SequenceModel,
     sources: &[&[u32]],
-    plan: &Plan,
+    plan: &'a Plan,
     on_step: &mut dyn FnMut(usize, &Way<'_>) -> Result<bool>,
-) -> Result<()> {
+) -> Result<Vec<Way<'a>>> {
     let mut writing = model.write(sources)?;
-    let mut ways: Vec<Way<'_>> = sources.iter().map(|_| Way::new(plan)).collect();
+    let mut ways: Vec<Way<'a>> = sources.iter().map(|_| Way::new(plan)).collect();
     let mut logits = writing.next_rows(&vec![plan.start; sources.len()])?; // a row for each open beginning of each way
     let mut adjust = |logprobs: &mut [f32], begun: &[u32]| plan.adjust(logprobs, begun.len());
     loop {
@@ -176,7 +172,7 @@ pub fn write(
             going &= on_step(n, way)?;
         }
         if rows.is_empty() || !going {
-            return Ok(());
+            return Ok(ways);
         }
         // Most steps of a greedy batch go on with all rows as they are.
         if rows.len() != at || rows.iter().zip(0..).any(|(row, place)| *row != place) {
