@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2] / "crates/models/tests/fixtures/lstm_attention")
 SEED = 11
 CONFIG = dict(architectures=["LstmAttention"], model_type="lstm_attention", vocab_size=40, embedding_size=10, hidden_size=12,
-              num_layers=2, max_position_embeddings=32, tie_word_embeddings=False, decoder_start_token_id=39, pad_token_id=39,
+              num_layers=2, max_position_embeddings=32, scale_embedding=True, tie_word_embeddings=False, decoder_start_token_id=39, pad_token_id=39,
               eos_token_id=0)
 
 
@@ -25,12 +25,15 @@ class LstmAttention(torch.nn.Module):
         super().__init__()
         nn = torch.nn
         self.start = decoder_start_token_id
-        self.embed = nn.Embedding(vocab_size, embedding_size)
+        self.table = nn.Embedding(vocab_size, embedding_size)
         self.encoder = nn.LSTM(embedding_size, hidden_size // 2, num_layers, bidirectional=True, batch_first=True)
         self.decoder = nn.LSTM(embedding_size + hidden_size, hidden_size, num_layers, batch_first=True)
         self.attention = nn.Linear(hidden_size, hidden_size, bias=False)  # W_a
         self.combine = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # W_c
         self.out = nn.Linear(hidden_size, vocab_size, bias=False)  # W_s
+
+    def embed(self, ids):
+        return self.table(ids) * self.table.embedding_dim**0.5
 
     def forward(self, ids, mask, labels):
         packed = pack_padded_sequence(self.embed(ids), mask.sum(1), batch_first=True, enforce_sorted=False)
@@ -67,8 +70,9 @@ loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(),
 loss.backward()
 tensors = {"inputs.ids": ids.int(), "inputs.mask": mask.int(), "inputs.labels": labels.int(), "outputs.logits": logits,
            "outputs.loss": loss, "outputs.last_probabilities": last}
-tensors |= {f"weights.{name}": p for name, p in model.named_parameters()}
-tensors |= {f"gradients.{name}": p.grad for name, p in model.named_parameters()}
+parameters = {name.replace("table", "embed"): p for name, p in model.named_parameters()}
+tensors |= {f"weights.{name}": p for name, p in parameters.items()}
+tensors |= {f"gradients.{name}": p.grad for name, p in parameters.items()}
 FOLDER.mkdir(parents=True, exist_ok=True)
 (FOLDER / "lstm_attention.json").write_text(json.dumps(CONFIG))
 header = {"made_by": f"tools/reference/lstm_attention.py, torch {torch.__version__}", "seed": str(SEED)}

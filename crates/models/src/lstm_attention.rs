@@ -14,8 +14,8 @@
 //! | input feeding: `h~_{t-1}` beside the embedding of `y_{t-1}` | the last columns of `decoder.weight_ih_l0` |
 //!
 //! What differs: nothing is dropped out; a direction of the encoder has half the features, so that its states, side by side,
-//! are the decoder's first; source and target have one table of embeddings, and it makes the logits unless the config says
-//! otherwise. The products of all embeddings with the input's weights are one product of matrices; step by step remain what
+//! are the decoder's first; source and target have one table of embeddings, multiplied by the root of their size, and it makes the
+//! logits, unless the config says otherwise. The products of all embeddings with the input's weights are one product of matrices; step by step remain what
 //! depends on the step before and the attention.
 
 use conjure_core::blocks::lstm::{self, split};
@@ -126,7 +126,7 @@ impl LstmAttention {
             let (mask, source) = (mask.dims(), source.dims());
             return Err(Error::request(format!("the mask has shape {mask:?}, the source {source:?}")));
         }
-        let x = self.embed.forward(source)?; // (batch, source, embedding_size)
+        let x = self.embedded(source)?; // (batch, source, embedding_size)
         let added = mask.map(|mask| padding_mask(mask, x.dtype())).transpose()?.flatten(); // (batch, 1, 1, source)
         let present = mask.filter(|_| added.is_some());
         let (states, ends) = self.encoder.forward(&x, present, None, probe)?; // (batch, source, hidden_size)
@@ -224,7 +224,7 @@ impl LstmAttention {
         }
         let cells = self.decoder.cells();
         // 1. What the embeddings add to the first layer's gates, at all times at once.
-        let products = cells[0].products(&self.embed.forward(ids)?)?; // (batch, time, 4 hidden)
+        let products = cells[0].products(&self.embedded(ids)?)?; // (batch, time, 4 hidden)
         // The other matrices side by side: what is fed, or said by the layer below, and the state before.
         let recurrent =
             |(n, cell): (usize, &lstm::LstmCell)| cell.recurrent(if n == 0 { self.config.embedding_size } else { 0 });
@@ -253,6 +253,13 @@ impl LstmAttention {
             said.push(progress.fed.clone());
         }
         Ok(Tensor::stack(&said, 1)?) // (batch, time, hidden_size)
+    }
+
+    /// `ids (batch, time)`: `(batch, time, embedding_size)`. A table that also makes logits has small entries, as in Vaswani et al.
+    /// 2017, section 3.4.
+    fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.embed.forward(ids)?;
+        Ok(if self.config.scale_embedding { (x * (self.config.embedding_size as f64).sqrt())? } else { x })
     }
 
     /// The mean of the source's states, weighted by what `h (batch, hidden_size)` finds in them; same shape.

@@ -108,7 +108,7 @@ fn a_translator_of_ours_is_evaluated_and_explained() {
     std::fs::write(desk.path("pairs.tsv"), table).unwrap();
     let recipe = r#"
         objective = "translation"
-        steps = 60
+        steps = 250
         batch = 16
         [data]
         file = "pairs.tsv"

@@ -23,6 +23,8 @@ pub struct LstmAttentionConfig {
     pub num_layers: usize,
     /// Most tokens of a source or a target.
     pub max_position_embeddings: usize,
+    /// Whether embeddings are multiplied by the square root of `embedding_size`.
+    pub scale_embedding: bool,
     /// Whether the table of embeddings also makes the logits; `embedding_size` is then `hidden_size`.
     pub tie_word_embeddings: bool,
     /// Token with which every target begins.
@@ -43,6 +45,7 @@ impl Default for LstmAttentionConfig {
             hidden_size: 384,
             num_layers: 2,
             max_position_embeddings: 512,
+            scale_embedding: true,
             tie_word_embeddings: true,
             decoder_start_token_id: 11999,
             pad_token_id: 11999,
@@ -59,6 +62,7 @@ impl LstmAttentionConfig {
             embedding_size: 1000,
             hidden_size: 1000,
             num_layers: 4,
+            scale_embedding: false,
             tie_word_embeddings: false,
             decoder_start_token_id: 49_999,
             pad_token_id: 49_999,

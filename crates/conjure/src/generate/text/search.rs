@@ -134,8 +134,8 @@ impl<'a> Search<'a> {
         Ok(parents)
     }
 
-    /// The text with the best score, and whether the model ended it. Where the search is not over, or has no finished text,
-    /// beginnings compete too.
+    /// The text with the best score, and whether the model ended it. Where the search was stopped or came to the last token, or
+    /// has no finished text, beginnings compete too.
     ///
     /// # Errors
     /// There is no text at all, as every token was excluded.
@@ -143,7 +143,9 @@ impl<'a> Search<'a> {
         let penalty = self.rules.length_penalty;
         let ended = self.finished.len();
         let mut all = self.finished;
-        all.extend(self.open);
+        if !self.over || ended == 0 || self.steps == self.rules.max_tokens {
+            all.extend(self.open);
+        }
         let order = |&a: &usize, &b: &usize| all[a].score(penalty).total_cmp(&all[b].score(penalty)).then(b.cmp(&a));
         match (0..all.len()).max_by(order) {
             Some(best) => Ok((all.swap_remove(best), best < ended)),
