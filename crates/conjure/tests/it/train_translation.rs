@@ -1,4 +1,4 @@
-//! Translators trained for some steps on two dozen sentences: they learn them by heart, and what they export translates.
+//! Translators trained for some steps on some dozen sentences: they learn them by heart, and what they export translates.
 
 use conjure::generate::text::Finish;
 use conjure::generate::translate::{TranslateRequest, Translator};
@@ -6,9 +6,25 @@ use conjure::train::{Control, Event, Recipe, Training};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const THINGS: [(&str, &str); 6] =
-    [("cat", "Katze"), ("house", "Haus"), ("tree", "Baum"), ("fish", "Fisch"), ("moon", "Mond"), ("boat", "Boot")];
-const COLOURS: [(&str, &str); 4] = [("red", "rot"), ("green", "grün"), ("blue", "blau"), ("old", "alt")];
+const THINGS: [(&str, &str); 8] = [
+    ("cat", "Katze"),
+    ("house", "Haus"),
+    ("tree", "Baum"),
+    ("fish", "Fisch"),
+    ("moon", "Mond"),
+    ("boat", "Boot"),
+    ("ball", "Ball"),
+    ("hat", "Hut"),
+];
+const COLOURS: [(&str, &str); 7] = [
+    ("red", "rot"),
+    ("green", "grün"),
+    ("blue", "blau"),
+    ("old", "alt"),
+    ("new", "neu"),
+    ("big", "groß"),
+    ("small", "klein"),
+];
 
 /// `red cat`, and in a German of our own `Katze rot`.
 fn sentences() -> Vec<(String, String)> {
@@ -18,12 +34,12 @@ fn sentences() -> Vec<(String, String)> {
     COLOURS.iter().flat_map(|colour| THINGS.iter().map(move |thing| (thing, colour))).map(one).collect()
 }
 
-/// Trains as the recipe says; held out is `red cat`, by its hash; the last figures of training and validation.
+/// Trains as the recipe says; held out are `red cat`, `new cat` and `big house`, by their hashes; the last figures of training and validation.
 fn train(folder: &Path, own: &str) -> [BTreeMap<String, f64>; 2] {
     let lines: String = sentences().iter().map(|(en, de)| format!("{en}\t{de}\n")).collect();
     let file = folder.join("sentences.tsv");
     std::fs::write(&file, format!("en\tde\n{lines}")).unwrap();
-    let recipe = format!("objective = \"translation\"\nbatch = 12\n{own}");
+    let recipe = format!("objective = \"translation\"\nbatch = 16\n{own}");
     let recipe = Recipe::parse(&recipe, &[format!("data.file={:?}", file.display().to_string())]).unwrap();
     let mut last = [BTreeMap::new(), BTreeMap::new()];
     let mut training = Training::start(recipe, &folder.join("run")).unwrap();
@@ -47,7 +63,7 @@ fn translated(translator: &Translator, lines: &[String], to: &str, beams: usize)
     made.into_iter().map(|made| made.text).collect()
 }
 
-/// Both directions, greedy and by a search, with at most one mistake among what was held out.
+/// Both directions, greedy and by a search, with a few mistakes allowed.
 fn knows_all(export: &Path) {
     let translator = Translator::open(export).unwrap();
     let (english, german): (Vec<String>, Vec<String>) = sentences().into_iter().unzip();
@@ -55,7 +71,7 @@ fn knows_all(export: &Path) {
         for beams in [1, 3] {
             let made = translated(&translator, from, to, beams);
             let right = made.iter().zip(expected).filter(|(made, expected)| made == expected).count();
-            assert!(right + 2 >= expected.len(), "to {to} with {beams} beams: {made:?}");
+            assert!(right + 6 >= expected.len(), "to {to} with {beams} beams: {made:?}");
         }
     }
     let error = translator.translate(&["red cat"], &TranslateRequest::default(), &mut |_| true).unwrap_err();
@@ -70,17 +86,14 @@ fn knows_all(export: &Path) {
 }
 
 const TRANSFORMER: &str = r#"
-    steps = 300
+    steps = 250
     [optimizer]
-    learning_rate = 4e-3
-    average = 0.9
-    [schedule]
-    shape = "cosine"
+    learning_rate = 6e-3
     [report]
     every = 50
-    validate = 300
+    validate = 250
     [translation]
-    vocabulary = 330
+    vocabulary = 340
     label_smoothing = 0.1
     max_tokens = 24
     [translation.model]
@@ -96,15 +109,12 @@ const LSTM: &str = r#"
     steps = 300
     [optimizer]
     learning_rate = 1e-2
-    average = 0.9
-    [schedule]
-    shape = "cosine"
     [report]
     every = 50
     validate = 300
     [translation]
     architecture = "lstm"
-    vocabulary = 330
+    vocabulary = 340
     max_tokens = 24
     [translation.model]
     embedding_size = 32
@@ -117,9 +127,9 @@ const LSTM: &str = r#"
 fn a_transformer_learns_sentences_by_heart() {
     let folder = tempfile::tempdir().unwrap();
     let [training, validation] = train(folder.path(), TRANSFORMER);
-    // With smoothing the loss cannot go below the labels' own uncertainty, 0.1 ln(330 / 0.1) + 0.9 ln(1 / 0.9) or so.
+    // With smoothing the loss cannot go below the labels' own uncertainty, 0.1 ln(340 / 0.1) + 0.9 ln(1 / 0.9) or so.
     assert!(training["translator"] < 1.2, "{training:?}");
-    assert!(validation["loss"] < 2.0 && validation["chrf"] > 50.0, "{validation:?}");
+    assert!(validation["loss"] < 1.0 && validation["chrf"] > 60.0, "{validation:?}");
     let export = folder.path().join("run/export");
     knows_all(&export);
     let files =
