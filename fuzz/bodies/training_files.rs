@@ -104,6 +104,7 @@ pub fn recipe(data: &[u8]) -> bool {
     let _ = used(recipe.own::<train::lora::Settings>());
     let _ = used(recipe.own::<train::super_resolution::Settings>());
     let _ = used(recipe.own::<train::textual_inversion::Settings>());
+    let _ = used(recipe.own::<train::translation::Settings>());
     true
 }
 
