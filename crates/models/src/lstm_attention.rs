@@ -255,10 +255,14 @@ impl LstmAttention {
         Ok(Tensor::stack(&said, 1)?) // (batch, time, hidden_size)
     }
 
-    /// `ids (batch, time)`: `(batch, time, embedding_size)`. A table that also makes logits has small entries, as in Vaswani et al.
-    /// 2017, section 3.4.
+    /// `ids (batch, time)`: `(batch, time, embedding_size)`.
     fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
-        let x = self.embed.forward(ids)?;
+        self.scaled(self.embed.forward(ids)?)
+    }
+
+    /// What the table of embeddings takes or gives, scaled: its entries begin small. With the scale they are of the size with
+    /// which Luong et al. begin, on the way in and, as `h~` is between -1 and 1, on the way out.
+    fn scaled(&self, x: Tensor) -> Result<Tensor> {
         Ok(if self.config.scale_embedding { (x * (self.config.embedding_size as f64).sqrt())? } else { x })
     }
 
@@ -277,7 +281,7 @@ impl LstmAttention {
     fn logits(&self, h: &Tensor) -> Result<Tensor> {
         match &self.out {
             Some(out) => out.forward(h),
-            None => self.embed.logits(h),
+            None => self.embed.logits(&self.scaled(h.clone())?),
         }
     }
 

@@ -106,19 +106,19 @@ const TRANSFORMER: &str = r#"
 "#;
 
 const LSTM: &str = r#"
-    steps = 300
+    steps = 150
     [optimizer]
     learning_rate = 1e-2
     [report]
     every = 50
-    validate = 300
+    validate = 150
     [translation]
     architecture = "lstm"
     vocabulary = 340
     max_tokens = 24
     [translation.model]
-    embedding_size = 32
-    hidden_size = 32
+    embedding_size = 48
+    hidden_size = 48
     num_layers = 1
     max_position_embeddings = 32
 "#;

@@ -23,7 +23,7 @@ pub struct LstmAttentionConfig {
     pub num_layers: usize,
     /// Most tokens of a source or a target.
     pub max_position_embeddings: usize,
-    /// Whether embeddings are multiplied by the square root of `embedding_size`.
+    /// Whether the table of embeddings is multiplied by the square root of `embedding_size`, also where it makes the logits.
     pub scale_embedding: bool,
     /// Whether the table of embeddings also makes the logits; `embedding_size` is then `hidden_size`.
     pub tie_word_embeddings: bool,
