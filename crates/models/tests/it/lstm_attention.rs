@@ -2,10 +2,12 @@
 
 use crate::fixture::{self, Fixture};
 use conjure_core::probe::{NoProbe, Quantity, Recorder};
-use conjure_core::weights::Params;
+use conjure_core::weights::{MemorySource, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::encoder_decoder::label_smoothed_loss;
 use conjure_models::lstm_attention::{Decoding, LstmAttention, LstmAttentionConfig};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const TOLERANCE: f64 = 1e-5;
 
@@ -69,6 +71,23 @@ fn logits_loss_and_gradients_are_those_of_the_equations() {
         let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
         case.agrees(gradient, &format!("gradients.{name}"));
     }
+}
+
+#[test]
+fn one_table_on_both_sides_is_scaled_on_both() {
+    let case = Case::open();
+    let tied = LstmAttentionConfig { embedding_size: 12, tie_word_embeddings: true, ..case.config.clone() };
+    let params = Params::seeded(5, DType::F32, &Device::Cpu).trainable();
+    let model = LstmAttention::new(&params, &tied).unwrap();
+    let mut weights: BTreeMap<String, Tensor> =
+        params.variables().into_iter().map(|(name, variable)| (name, variable.as_detached_tensor())).collect();
+    weights.insert("out.weight".into(), (&weights["embed.weight"] * 12f64.sqrt()).unwrap());
+    let apart = LstmAttentionConfig { tie_word_embeddings: false, ..tied };
+    let params = Params::load(Arc::new(MemorySource::new(weights)), DType::F32, &Device::Cpu);
+    let other = LstmAttention::new(&params, &apart).unwrap();
+    let (ids, mask, labels) = (case.input("ids"), case.input("mask"), case.input("labels"));
+    let logits = |model: &LstmAttention| model.forward(&ids, Some(&mask), &labels, &mut NoProbe).unwrap();
+    assert!(fixture::relative_error(&logits(&model), &logits(&other)) < TOLERANCE);
 }
 
 #[test]
