@@ -2,6 +2,8 @@
 //! wrote is refused with an error or can be used. A panic, an endless loop or unbounded memory is a bug.
 
 use conjure::data::Dataset;
+use conjure::data::translation::Translations;
+use conjure::evaluate::dictionary::Dictionary;
 use conjure::tokens::LearnedToken;
 use conjure::train::{self, Recipe};
 use conjure::{Error, Result};
@@ -41,6 +43,32 @@ pub fn data_table(data: &[u8]) -> bool {
     data_archive(&writer.finish().expect("finishing in memory").into_inner())
 }
 
+/// Parallel texts: the same bytes as a table, as lines of JSON, as an archive, and as the table inside a sound archive; how
+/// many of the four could be opened.
+pub fn translations(data: &[u8]) -> usize {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    writer.start_file("translation.jsonl", SimpleFileOptions::default()).expect("a new entry in memory");
+    writer.write_all(data).expect("writing to memory");
+    let archive = writer.finish().expect("finishing in memory").into_inner();
+    let mut opened = 0;
+    for (name, bytes) in [("a.tsv", data), ("a.jsonl", data), ("a.zip", data), ("b.zip", &archive)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        let Some(set) = used(Translations::open(&path)) else { continue };
+        opened += 1;
+        let mut generator = conjure_core::rng::Torch::new(1);
+        for entry in 0..set.entries().len().min(LOOKED_AT) {
+            let pair = set.draw(entry, &mut generator);
+            assert!(pair.from != pair.to && !pair.source.is_empty() && !pair.target.is_empty());
+            if let Some(dictionary) = used(Dictionary::learn(&set, &pair.from, &pair.to)) {
+                assert!(!dictionary.translate(&pair.source).is_empty());
+            }
+        }
+    }
+    opened
+}
+
 /// A file of learned tokens, for models with one and with two text encoders; whether it fits one of them.
 pub fn learned_tokens(data: &[u8]) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -76,6 +104,7 @@ pub fn recipe(data: &[u8]) -> bool {
     let _ = used(recipe.own::<train::lora::Settings>());
     let _ = used(recipe.own::<train::super_resolution::Settings>());
     let _ = used(recipe.own::<train::textual_inversion::Settings>());
+    let _ = used(recipe.own::<train::translation::Settings>());
     true
 }
 

@@ -1,17 +1,19 @@
 //! `conjure data ...`.
 
-use crate::args::{DataCommand, EmojiArgs, FolderArgs};
+use crate::args::{DataCommand, EmojiArgs, FolderArgs, TranslationArgs};
 use crate::progress::Progress;
 use crate::{cache, interrupt, output, report};
 use conjure::data::emoji::packages::Packages;
-use conjure::data::{Dataset, Skipped, emoji, folder};
+use conjure::data::{Dataset, Skipped, emoji, folder, translation};
 use conjure::{Error, Result};
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub fn run(command: DataCommand) -> Result<ExitCode> {
     match command {
         DataCommand::Emoji(args) => make_emoji(args),
+        DataCommand::Translation(args) => make_translation(args),
         DataCommand::Folder(args) => check_folder(&args),
     }
 }
@@ -28,10 +30,7 @@ fn make_emoji(args: EmojiArgs) -> Result<ExitCode> {
         languages: or_all(args.languages, all.languages),
         size: args.size,
     };
-    let packages = match args.from {
-        Some(folder) => Packages::Folder(folder),
-        None => Packages::Cache(cache::folder()?.join("packages")),
-    };
+    let packages = packages(args.from)?;
     let mut progress = Progress::new();
     let made = emoji::make(&request, &packages, &mut |done, of| {
         progress.step(done, of);
@@ -59,6 +58,35 @@ fn make_emoji(args: EmojiArgs) -> Result<ExitCode> {
     for (split, count) in &summary.splits {
         report::result(&format!("{split:<22} {count:>6}"))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where packages are: in the user's folder, or fetched and kept.
+fn packages(from: Option<PathBuf>) -> Result<Packages> {
+    match from {
+        Some(folder) => Ok(Packages::Folder(folder)),
+        None => Ok(Packages::Cache(cache::folder()?.join("packages"))),
+    }
+}
+
+fn make_translation(args: TranslationArgs) -> Result<ExitCode> {
+    let summary = translation::make::make(&args.languages, &packages(args.from)?)?.save(&args.out)?;
+    let file = args.out.join(translation::make::FILE_NAME);
+    if args.report.json {
+        report::result(&json!({ "file": file, "summary": summary }).to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    report::result(&format!("{}", file.display()))?;
+    report::result(&format!(
+        "{} entries in {} languages, {} held out; {} names, {} keywords, {} keyword pairs, {:.1} MB",
+        summary.entries,
+        summary.languages.len(),
+        summary.held_out,
+        summary.names,
+        summary.keywords,
+        summary.keyword_pairs,
+        summary.bytes as f64 / 1e6
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

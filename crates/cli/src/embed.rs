@@ -1,7 +1,8 @@
 //! `conjure embed` and `conjure similar`.
 
 use crate::args::{EmbedArgs, EncoderArgs, SimilarArgs};
-use crate::{interrupt, language, report};
+use crate::lines::lines;
+use crate::{interrupt, report};
 use conjure::generate::embed::{Cut, Embeddings, SentenceEncoder, most_similar};
 use conjure::{Error, Result};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 pub fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     let mut texts = args.texts.clone();
     if let Some(file) = &args.file {
-        texts.extend(language::lines(file)?);
+        texts.extend(lines(file)?);
     }
     if texts.is_empty() {
         return Err(Error::request("there is no text to embed").with_help("give a text, or a file with lines"));
@@ -42,7 +43,7 @@ pub fn similar(args: &SimilarArgs) -> Result<ExitCode> {
     }
     let mut texts = vec![args.query.clone()];
     let mut numbers = vec![0]; // of the lines, from 1; 0 is the query
-    for (n, line) in language::lines(&args.file)?.into_iter().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (n, line) in lines(&args.file)?.into_iter().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         texts.push(line);
         numbers.push(n + 1);
     }

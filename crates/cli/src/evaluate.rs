@@ -1,6 +1,9 @@
 //! `conjure evaluate ...`.
 
+mod translation;
+
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
+use crate::evaluate_translation;
 use crate::progress::Progress;
 use crate::{interrupt, report};
 use conjure::evaluate::{self, Judge, Obedience, Outcome, Settings};
@@ -15,6 +18,9 @@ pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
         EvaluateCommand::Perplexity(args) => crate::perplexity::run(&args),
+        EvaluateCommand::Translation(args) => evaluate_translation::run(&args),
+        EvaluateCommand::Bleu(args) => translation::bleu(&args),
+        EvaluateCommand::Dictionary(args) => translation::dictionary(&args),
     }
 }
 

@@ -8,9 +8,6 @@ use conjure::{Error, Result};
 use std::io::Read as _;
 use std::path::Path;
 
-/// Files of lines above this size are refused.
-const MAX_LINES_BYTES: u64 = 1 << 30;
-
 /// The model that is named.
 pub fn model(path: Option<&Path>) -> Result<&Path> {
     path.ok_or_else(|| Error::request("no model is named").with_help(HELP))
@@ -58,26 +55,6 @@ pub fn stdin() -> Result<String> {
         Error::request(format!("stdin is not text in UTF-8 at byte {}", error.utf8_error().valid_up_to()))
             .with_help("convert it, for example with iconv")
     })
-}
-
-/// The lines of a file, or of stdin where it is `-`.
-pub fn lines(path: &Path) -> Result<Vec<String>> {
-    let mut bytes = Vec::new();
-    let limit = MAX_LINES_BYTES + 1;
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    };
-    read.map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
-    if bytes.len() as u64 > MAX_LINES_BYTES {
-        return Err(Error::file(path, "has more than 1 GiB of text").with_help("split it into several files"));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::file(path, format!("line {line} is not UTF-8 text")).with_help("convert the file to UTF-8")
-    })?;
-    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// The request that these arguments describe, with this prompt.

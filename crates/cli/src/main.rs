@@ -7,10 +7,12 @@ mod chat_input;
 mod data;
 mod embed;
 mod evaluate;
+mod evaluate_translation;
 mod explain;
 mod image;
 mod interrupt;
 mod language;
+mod lines;
 mod models;
 mod output;
 mod perplexity;
@@ -20,6 +22,7 @@ mod replay;
 mod report;
 mod text;
 mod train;
+mod translate;
 
 use args::{Arguments, Command};
 use clap::Parser as _;
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(*args),
         Command::Text(args) => text::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Translate(args) => translate::run(&args),
         Command::Replay(args) => replay::run(args),
         Command::Embed(args) => embed::embed(&args),
         Command::Similar(args) => embed::similar(&args),

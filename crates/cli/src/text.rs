@@ -1,6 +1,7 @@
 //! `conjure text`: a prompt goes on, token by token.
 
 use crate::args::TextArgs;
+use crate::lines::lines;
 use crate::{image, interrupt, language, report};
 use conjure::generate::image::random_seed;
 use conjure::generate::text::{Beams, Event, Finish, Generated, LanguageModel, Prompt, TextRequest, Token};
@@ -71,7 +72,7 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
 /// A text for each line of a file. Results are written in the order of the lines: with `--json` an object on each line, else the
 /// texts with an empty line between them.
 fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
-    let lines: Vec<String> = language::lines(path)?.into_iter().filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<String> = lines(path)?.into_iter().filter(|line| !line.trim().is_empty()).collect();
     if lines.is_empty() {
         return Err(Error::file(path, "has no prompt").with_help("write a prompt on each line"));
     }

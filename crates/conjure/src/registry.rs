@@ -72,6 +72,17 @@ pub const FAMILIES: &[Family] = &[
         presets: &["Transformer base", "Transformer big", "OPUS-MT", "T5 small", "T5 base", "T5 v1.1 small"],
     },
     Family {
+        name: "lstm_attention",
+        makes: "a translation, token by token, with a look back at the source for each: the line before Transformers",
+        paper: Paper {
+            authors: "Luong, Pham & Manning",
+            title: "Effective Approaches to Attention-based Neural Machine Translation",
+            year: 2015,
+            link: "https://arxiv.org/abs/1508.04025",
+        },
+        presets: &["Luong 2015"],
+    },
+    Family {
         name: "clip_text",
         makes: "what a prompt means, as numbers that other models can attend to",
         paper: CLIP,

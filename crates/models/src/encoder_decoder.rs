@@ -19,7 +19,7 @@
 use conjure_core::blocks::{Embedding, Linear, padding_mask};
 use conjure_core::probe::Probe;
 use conjure_core::weights::{Init, Params};
-use conjure_core::{Error, Result, Tensor, ops};
+use conjure_core::{Device, Error, Result, Tensor, ops};
 
 mod attention;
 mod cache;
@@ -127,6 +127,11 @@ impl EncoderDecoder {
         &self.config
     }
 
+    /// Where the model computes.
+    pub fn device(&self) -> &Device {
+        self.source_embedding.weight().device()
+    }
+
     /// Encodes `source (batch, source)` of type u32. `mask (batch, source)` is 1 at tokens and 0 at padding, 1 everywhere
     /// unless given. The probe sees each layer's attention at the path of its keys, such as
     /// `model.encoder.layers.N.self_attn` or `encoder.block.N.layer.0.SelfAttention`, and its output at the layer's path.
@@ -195,6 +200,24 @@ impl EncoderDecoder {
         let memory = self.encode(source, source_mask, probe)?; // (batch, source, d_model)
         // 2. The decoder guesses each label from those before it.
         self.decode(&self.shifted_right(labels)?, &memory, None, probe) // (batch, time, vocabulary)
+    }
+
+    /// As [`EncoderDecoder::forward`], of the labels at `places (n)` of type u32 alone, counted row by row: `(n, vocabulary)`.
+    /// Logits of padding, which are most of the work where texts are short, are not computed.
+    ///
+    /// # Errors
+    /// Those of [`EncoderDecoder::forward`]; a place beyond the labels.
+    pub fn forward_at(
+        &self,
+        source: &Tensor,
+        source_mask: Option<&Tensor>,
+        labels: &Tensor,
+        places: &Tensor,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
+        let memory = self.encode(source, source_mask, probe)?; // (batch, source, d_model)
+        let states = self.decoder_states(&self.shifted_right(labels)?, &memory, None, probe)?; // (batch, time, d_model)
+        self.logits(&states.flatten(0, 1)?.index_select(places, 0)?) // (n, vocabulary)
     }
 
     /// What the decoder reads in order to guess `labels (batch, time)`: `decoder_start_token_id`, then all labels but the

@@ -7,6 +7,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod encoder_decoder;
 pub mod image_classifier;
+pub mod lstm_attention;
 pub mod patch_discriminator;
 pub mod stable_diffusion;
 pub mod super_resolution;

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub enum DataCommand {
     /// Draw emoji in up to seven styles, with names in 28 languages, from openly licensed packages
     Emoji(EmojiArgs),
+    /// Collect names and keywords of emoji, flags and symbols in 30 languages, to train translators on
+    Translation(TranslationArgs),
     /// Check your own pictures with captions, or pack them into one file
     Folder(FolderArgs),
 }
@@ -45,6 +47,25 @@ pub struct EmojiArgs {
     /// Threads to use [default: one per core]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub threads: Option<usize>,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `conjure data translation`.
+#[derive(Debug, Args)]
+pub struct TranslationArgs {
+    /// The folder for translation.zip and summary.json; it is made if needed
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// Languages, separated by commas, such as en,de,zh-hant; any that Unicode's annotations have [default: 30 languages]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub languages: Vec<String>,
+
+    /// Read the packages from this folder instead of fetching them with npm
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
 
     #[command(flatten)]
     pub report: ReportArgs,

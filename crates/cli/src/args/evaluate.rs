@@ -1,7 +1,8 @@
 //! `conjure evaluate ...`.
 
-use super::{DeviceArgs, MachineArgs};
+use super::{DeviceArgs, MachineArgs, ReportArgs};
 use clap::{Args, Subcommand};
+use conjure::evaluate::translation::Tokenizer;
 use conjure::generate::image::LoraFile;
 use std::path::PathBuf;
 
@@ -12,6 +13,12 @@ pub enum EvaluateCommand {
     Pictures(EvaluatePicturesArgs),
     /// Measure how well a language model predicts texts
     Perplexity(PerplexityArgs),
+    /// Have translators translate names that they have not seen: BLEU, chrF and perplexity, side by side
+    Translation(EvaluateTranslationArgs),
+    /// Compare translations with what people wrote: BLEU and chrF, as sacreBLEU computes them
+    Bleu(BleuArgs),
+    /// Translate held-out names with a dictionary learned from the rest, and by copying: the baselines of translators
+    Dictionary(DictionaryArgs),
 }
 
 /// `conjure evaluate perplexity`.
@@ -40,6 +47,45 @@ pub struct PerplexityArgs {
 
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// `conjure evaluate bleu`.
+#[derive(Debug, Args)]
+pub struct BleuArgs {
+    /// Translations, one in each line; - for stdin
+    #[arg(value_name = "HYPOTHESES")]
+    pub hypotheses: PathBuf,
+
+    /// What they should be, line by line; several files where there are several good translations; - for stdin
+    #[arg(value_name = "REFERENCES", required = true)]
+    pub references: Vec<PathBuf>,
+
+    /// What BLEU takes for a word: 13a for languages with spaces, zh for Chinese, char for Japanese, Thai and others without
+    #[arg(long, value_name = "NAME", default_value = "13a", value_parser = super::names(Tokenizer::ALL.map(Tokenizer::name)))]
+    pub tokenize: String,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `conjure evaluate dictionary`.
+#[derive(Debug, Args)]
+pub struct DictionaryArgs {
+    /// What `conjure data translation` wrote, or a .tsv or .jsonl of sentences
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+
+    /// Directions, separated by commas
+    #[arg(
+        long,
+        value_name = "FROM:TO,...",
+        value_delimiter = ',',
+        default_value = "en:de,de:en,en:fr,fr:en,en:es,es:en,en:ru,en:ja,de:fr,zh:en"
+    )]
+    pub pairs: Vec<String>,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// `conjure evaluate pictures`.
@@ -91,6 +137,37 @@ pub struct EvaluatePicturesArgs {
 
     #[command(flatten)]
     pub device: DeviceArgs,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure evaluate translation`.
+#[derive(Debug, Args)]
+pub struct EvaluateTranslationArgs {
+    /// The models: folders of Marian, T5 or our LSTMs
+    #[arg(value_name = "MODEL", required_unless_present = "dictionary")]
+    pub models: Vec<PathBuf>,
+
+    /// The file of parallel texts that they were trained on, a part of which they have not seen
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+
+    /// Directions, such as en-de,de-en
+    #[arg(long, value_name = "FROM-TO,...", value_delimiter = ',', required = true)]
+    pub pairs: Vec<String>,
+
+    /// At most so many texts of each direction, evenly spread
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub limit: Option<usize>,
+
+    /// Search along so many beginnings; 1 takes the likeliest token each time [default: what each model's folder says]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub beams: Option<usize>,
+
+    /// Also measure a dictionary of the training texts, which knows no grammar
+    #[arg(long)]
+    pub dictionary: bool,
 
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -9,16 +9,20 @@ mod models;
 mod replay;
 mod text;
 mod train;
+mod translate;
 
-pub use data::{DataCommand, EmojiArgs, FolderArgs};
+pub use data::{DataCommand, EmojiArgs, FolderArgs, TranslationArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
-pub use evaluate::{EvaluateCommand, EvaluatePicturesArgs, PerplexityArgs};
+pub use evaluate::{
+    BleuArgs, DictionaryArgs, EvaluateCommand, EvaluatePicturesArgs, EvaluateTranslationArgs, PerplexityArgs,
+};
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};
 pub use models::{InspectArgs, ModelsCommand, TinyArgs, TinyKind};
 pub use replay::ReplayArgs;
 pub use text::{ChatArgs, ConstraintArgs, SamplingArgs, TextArgs};
 pub use train::TrainArgs;
+pub use translate::TranslateArgs;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +47,8 @@ pub enum Command {
     Text(Box<TextArgs>),
     /// Talk with a language model
     Chat(Box<ChatArgs>),
+    /// Put a text into another language
+    Translate(Box<TranslateArgs>),
     /// See how a model does what it does
     #[command(subcommand)]
     Explain(ExplainCommand),
@@ -58,7 +64,7 @@ pub enum Command {
     /// Train a model from a recipe, or go on with a run
     Train(TrainArgs),
     /// Measure how well a model does
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "eval")]
     Evaluate(EvaluateCommand),
     /// Make data sets to train on
     #[command(subcommand)]

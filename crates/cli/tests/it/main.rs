@@ -12,3 +12,4 @@ mod models;
 mod replay;
 mod text;
 mod train;
+mod translate;

@@ -30,7 +30,7 @@ const MAX_PICTURES: usize = 5_000_000;
 const MAX_METADATA_BYTES: u64 = 1 << 30;
 /// Deflate cannot do better; an entry that claims more is lying.
 const MAX_RATIO: u64 = 1032;
-const DAMAGED: &str = "the file is incomplete or damaged; make or copy it again";
+pub(super) const DAMAGED: &str = "the file is incomplete or damaged; make or copy it again";
 
 /// A line of `metadata.jsonl`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,7 +114,11 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
 }
 
 /// The content of an entry of at most `limit` bytes.
-fn entry(archive: &mut ZipArchive<BufReader<File>>, index: usize, limit: u64) -> std::result::Result<Vec<u8>, String> {
+pub(super) fn entry(
+    archive: &mut ZipArchive<BufReader<File>>,
+    index: usize,
+    limit: u64,
+) -> std::result::Result<Vec<u8>, String> {
     let damaged = |e: &dyn std::fmt::Display| format!("cannot be read: {e}");
     let entry = archive.by_index(index).map_err(|e| damaged(&e))?;
     let (size, packed) = (entry.size(), entry.compressed_size());
@@ -168,12 +172,7 @@ pub(super) fn write(
         lines.push('\n');
     }
     let description = format!("{description:#}\n");
-    // The time is fixed, so that the same content gives the same bytes.
-    let plain = SimpleFileOptions::default()
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644)
-        .compression_method(CompressionMethod::Stored);
-    let packed = plain.compression_method(CompressionMethod::Deflated).compression_level(Some(9));
+    let (plain, packed) = (stored(), deflated());
     let mut failed = None;
     let written = write_atomically(path, |file| {
         let mut archive = ZipWriter::new_stream(file);
@@ -196,6 +195,19 @@ pub(super) fn write(
         Some(error) => Err(error),
         None => written,
     }
+}
+
+/// How what is packed already is put into an archive. The time is fixed, so that the same content gives the same bytes.
+fn stored() -> SimpleFileOptions {
+    SimpleFileOptions::default()
+        .last_modified_time(DateTime::default())
+        .unix_permissions(0o644)
+        .compression_method(CompressionMethod::Stored)
+}
+
+/// How text is put into an archive.
+pub(super) fn deflated() -> SimpleFileOptions {
+    stored().compression_method(CompressionMethod::Deflated).compression_level(Some(9))
 }
 
 /// A PNG of a picture: of several ways to write it losslessly the smallest.

@@ -78,6 +78,15 @@ impl Marian {
     }
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
+        self.encode_by(&self.source, text)
+    }
+
+    /// As a text of the target language.
+    pub(super) fn encode_target(&self, text: &str) -> Vec<u32> {
+        self.encode_by(&self.target, text)
+    }
+
+    fn encode_by(&self, pieces: &SentencePiece, text: &str) -> Vec<u32> {
         let id = |token: &str| self.ids.get(token).copied().unwrap_or(self.unknown);
         let mut ids = Vec::new();
         for (part, mark) in self.marks.split(text) {
@@ -93,7 +102,7 @@ impl Marian {
                 ids.push(id(&part[..end + 2]));
                 rest = &part[end + 2..];
             }
-            ids.extend(self.source.encode_as_pieces(rest).iter().map(|piece| id(piece)));
+            ids.extend(pieces.encode_as_pieces(rest).iter().map(|piece| id(piece)));
         }
         ids
     }

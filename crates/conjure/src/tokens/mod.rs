@@ -13,6 +13,7 @@
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
 //! | [`learned`] | how is a language model's vocabulary learned from texts? |
 //! | [`train_bpe`] | how is a vocabulary learned from captions? |
+//! | [`train_translation`] | how is a vocabulary learned from texts in several languages? |
 
 mod charsmap;
 pub mod chat_template;
@@ -31,6 +32,7 @@ pub mod textual_inversion;
 pub mod tokenizer;
 mod tokenizer_json;
 pub mod train_bpe;
+pub mod train_translation;
 
 pub use chat_template::{ChatTemplate, Date, Message};
 pub use clip_tokenizer::ClipTokenizer;

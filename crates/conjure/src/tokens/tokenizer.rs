@@ -161,6 +161,20 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of a text in the target language: of translators that have a tokenizer for each language, else the same as
+    /// [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_target(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let Engine::Marian(marian) = &self.engine else { return self.encode(text, add_special) };
+        let ids = marian.encode_target(text);
+        match &self.around {
+            Some((before, after)) if add_special => Ok([before, ids.as_slice(), after].concat()),
+            _ => Ok(ids),
+        }
+    }
+
     /// The ids of a conversation by the model's chat template; they end where the answer begins. What people say stays text:
     /// where it holds the name of a mark, such as `<|im_end|>`, a space of no width keeps the name apart.
     ///

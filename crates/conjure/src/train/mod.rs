@@ -14,6 +14,7 @@
 //! | [`autoencoder_kl`], [`clip`], [`latent_diffusion`], [`image_classifier`], [`super_resolution`], [`text_distillation`] | how is each model trained? |
 //! | [`language_model`], [`supervised`], [`preference`] | how does a language model learn from texts, conversations, preferences? |
 //! | [`decoder_lora`], `text_model`, `conversation` | what do these three share? |
+//! | [`translation`] | how is a translator trained? |
 //! | [`denoising_loss`] | how wrong is a model about noisy latents? |
 //! | [`lora`], [`textual_inversion`] | what is trained beside a finished picture model, on the user's pictures? |
 //! | [`fine_tuning`] | what do these two share? |
@@ -46,6 +47,7 @@ pub mod supervised;
 pub mod text_distillation;
 pub mod text_model;
 pub mod textual_inversion;
+pub mod translation;
 
 pub use begin::Resume;
 pub use event::{Control, Event};
@@ -84,6 +86,9 @@ pub const OBJECTIVES: &[(&str, &str, Build)] = &[
     }),
     ("preference", "a language model that answers as people prefer, from pairs of answers", |recipe| {
         Ok(Box::new(preference::Preference::new(recipe)?))
+    }),
+    ("translation", "an encoder-decoder that translates between all languages of the data", |recipe| {
+        Ok(Box::new(translation::Translation::new(recipe)?))
     }),
     ("lora", "low-rank adapters on a picture model, from a handful of pictures", |recipe| {
         Ok(Box::new(lora::Lora::new(recipe)?))

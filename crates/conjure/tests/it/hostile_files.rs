@@ -112,6 +112,21 @@ fn data_archives() {
 }
 
 #[test]
+fn parallel_texts() {
+    let entry = r#"{"concept":"1f431","split":"train","texts":{"de":["Katze","Kater","Tier"],"en":["cat","animal"]},"alternatives":{"de":1}}"#;
+    let sentences = "{\"en\": \"a cat\", \"de\": \"eine Katze\"}\n{\"en\": \"a dog\", \"de\": \"ein Hund\"}\n";
+    let table = "en\tde\tfr\na cat\teine Katze\tun chat\na dog\t\tun chien\n";
+    for (name, sound) in
+        [("entries", format!("{entry}\n{entry}\n")), ("sentences", sentences.into()), ("table", table.into())]
+    {
+        assert_eq!(fuzz_training::translations(sound.as_bytes()), 1, "{name}");
+        let copies = damaged(sound.as_bytes(), name, 200);
+        let opened = copies.iter().filter(|copy| fuzz_training::translations(copy) > 0).count();
+        assert!((5..195).contains(&opened), "{name}: {opened} of 200 opened");
+    }
+}
+
+#[test]
 fn learned_token_files() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
     let rows = Tensor::new(&[[1f32, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], &Device::Cpu).unwrap();

@@ -21,3 +21,6 @@ mod text_tokenizers;
 mod train;
 mod train_bpe;
 mod train_networks;
+mod train_translation;
+mod translate;
+mod translation;

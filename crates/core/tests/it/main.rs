@@ -8,6 +8,7 @@ mod cross_entropy;
 mod fuzz_bodies;
 mod gguf;
 mod logit_filters;
+mod lstm;
 mod ops;
 mod products;
 mod recompute;

@@ -10,6 +10,7 @@ mod encoder;
 mod encoder_decoder;
 mod fixture;
 mod image_classifier;
+mod lstm_attention;
 mod patch_discriminator;
 mod single_file;
 mod stable_diffusion;

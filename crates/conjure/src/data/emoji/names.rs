@@ -104,7 +104,11 @@ pub(super) fn concepts(package: &Opened, languages: &[String]) -> Result<Vec<Con
 }
 
 /// Parses one of the files that were read.
-pub(super) fn parse<T: DeserializeOwned>(package: &Opened, files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<T> {
+pub(in crate::data) fn parse<T: DeserializeOwned>(
+    package: &Opened,
+    files: &BTreeMap<String, Vec<u8>>,
+    name: &str,
+) -> Result<T> {
     let bytes = files.get(name).ok_or_else(|| Error::file(package.path(), format!("holds no {name}")))?;
     serde_json::from_slice(bytes).map_err(|e| Error::file(package.path(), format!("{name} is not as expected: {e}")))
 }

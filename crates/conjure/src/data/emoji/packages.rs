@@ -27,6 +27,20 @@ pub const NAMES: Package = Package {
     sha512: "62f81be405a81d588757f82ad6aaf96406ab7018a9f81dbbfd92d1b142646e000468b959fdfa1ff60f3cd8b4e9984a728413440b49b6484988b658c7b13ca08c",
 };
 
+/// Names and keywords of emoji and of other symbols in some 100 languages: Unicode's own.
+pub const ANNOTATIONS: Package = Package {
+    name: "cldr-annotations-full",
+    version: "48.2.0",
+    sha512: "0d5ec0fab11c81448d4d1b1518d1aa05946602419fc211873b9435751c3306806756b1d6a7cd3824feff40974473aea21e6c77fb32d654830214b9b4956ecf51",
+};
+
+/// Names that Unicode derives from others: of flags, currencies, families, variants.
+pub const DERIVED_ANNOTATIONS: Package = Package {
+    name: "cldr-annotations-derived-full",
+    version: "48.2.0",
+    sha512: "96883ada49be00ecc8ee7fcd12e34d155d2683d0d69edebb1180a1d51c3166af5dc91bb2b5e079f3a2d3f3729ef1372111f9f023d7089363f7d733b89d3bd99b",
+};
+
 /// The drawings, a package for each style. The style's name is the last part of the package's.
 pub const STYLES: [Package; 7] = [
     Package {
@@ -102,7 +116,7 @@ pub enum Packages {
 }
 
 /// A package that is there.
-pub(super) enum Opened {
+pub(in crate::data) enum Opened {
     /// An archive whose digest is right.
     Archive(PathBuf, Vec<u8>),
     /// An unpacked package of the right version.
@@ -114,7 +128,7 @@ impl Packages {
     ///
     /// # Errors
     /// Not there, no `npm`, no network, another content than pinned.
-    pub(super) fn open(&self, package: &Package) -> Result<Opened> {
+    pub(in crate::data) fn open(&self, package: &Package) -> Result<Opened> {
         match self {
             Self::Cache(cache) => {
                 let path = cache.join(package.file_name());
@@ -149,7 +163,7 @@ impl Packages {
 
 impl Opened {
     /// Whether the content is known to be the pinned one.
-    pub(super) fn verified(&self) -> bool {
+    pub(in crate::data) fn verified(&self) -> bool {
         matches!(self, Self::Archive(..))
     }
 
@@ -157,7 +171,7 @@ impl Opened {
     ///
     /// # Errors
     /// Damaged, or larger than any such file is.
-    pub(super) fn read(&self, members: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
+    pub(in crate::data) fn read(&self, members: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
         match self {
             Self::Archive(path, bytes) => unpack(bytes, members)
                 .map_err(|m| Error::file(path, m).with_help("the archive is damaged; fetch it again with `npm pack`")),
@@ -177,7 +191,7 @@ impl Opened {
     }
 
     /// What errors about the content name.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::data) fn path(&self) -> &Path {
         match self {
             Self::Archive(path, _) | Self::Folder(path) => path,
         }
@@ -330,7 +344,7 @@ mod tests {
 
     #[test]
     fn every_package_is_pinned() {
-        for package in STYLES.iter().chain([&NAMES]) {
+        for package in STYLES.iter().chain([&NAMES, &ANNOTATIONS, &DERIVED_ANNOTATIONS]) {
             assert_eq!(package.sha512.len(), 128, "{}", package.name);
             assert!(package.file_name().ends_with(&format!("{}-{}.tgz", package.short_name(), package.version)));
         }

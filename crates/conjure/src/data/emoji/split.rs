@@ -92,16 +92,29 @@ pub(super) fn identity(code_points: &str) -> String {
     parts.iter().map(|part| format!("{part:x}")).collect::<Vec<_>>().join("-")
 }
 
+/// The side on which all that is said about an emoji or symbol falls: that of its pictures' concept.
+pub(in crate::data) fn of_concept(code_points: &str) -> Split {
+    of_identity(&identity(code_points))
+}
+
+/// The side on which a text falls that is about nothing but itself.
+pub(in crate::data) fn of_identity(identity: &str) -> Split {
+    if share("concept", identity) < SHARE { Split::HeldOutConcept } else { Split::Train }
+}
+
+/// A number in `[0, 1)` by the rule.
+fn share(part: &str, identity: &str) -> f64 {
+    let digest = Sha256::digest(format!("conjure split 1\0{part}\0{identity}"));
+    let first = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    first as f64 / 2.0_f64.powi(64)
+}
+
 /// The side on which a picture falls. `elsewhere` says whether the emoji is drawn in another style of the selection: where
 /// it is not, what would be a combination is a concept that is never seen.
 pub(super) fn split(code_points: &str, style: &str, elsewhere: bool) -> Split {
     let identity = identity(code_points);
-    let hash = |part: &str| {
-        let digest = Sha256::digest(format!("conjure split 1\0{part}\0{identity}"));
-        let first = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        first as f64 / 2.0_f64.powi(64)
-    };
-    if hash("concept") < SHARE {
+    let hash = |part: &str| share(part, &identity);
+    if of_identity(&identity) == Split::HeldOutConcept {
         return Split::HeldOutConcept;
     }
     if hash("combination") < SHARE {

@@ -3,32 +3,11 @@
 use super::generation::{Event, Finish, Generated, Stats, TextStream, check_ids};
 use super::next_token::{Cached, NextToken};
 use super::request::{Sampling, TextRequest, room};
+use super::search::{Beam, EarlyStopping, Rules, Search};
 use super::stop::StopStrings;
-use conjure_core::sampling::text::{History, LogitFilter, log_softmax, top};
+use conjure_core::sampling::text::{History, LogitFilter};
 use conjure_core::{Error, Result};
 use std::time::Instant;
-
-/// A text that is followed, or finished.
-#[derive(Clone, Default)]
-struct Beam {
-    ids: Vec<u32>,
-    /// Sum of the logarithms of its tokens' probabilities.
-    sum: f64,
-}
-
-impl Beam {
-    fn score(&self, length_penalty: f64) -> f64 {
-        self.sum / (self.ids.len() as f64).powf(length_penalty)
-    }
-}
-
-/// A text that is followed, with what the model says comes next.
-struct Open<M> {
-    beam: Beam,
-    logits: Vec<f32>,
-    /// The model having read it, if it can have several memories.
-    model: Option<Cached<M>>,
-}
 
 /// Follows the `width` likeliest beginnings at once and gives the finished text with the best
 /// `log p / length ^ penalty`, where the length counts generated tokens, the end among them; as transformers does. Penalties
@@ -56,71 +35,40 @@ pub fn beam_search<M: NextToken>(
     let max_tokens = room(prompt.len(), request.max_tokens, model.context())?;
     // transformers applies its processors to log-probabilities; those that only exclude tokens do not matter here.
     let penalties = Sampling { temperature: 0.0, ..request.sampling }.filters()?;
-    let (width, penalty) = (settings.width, settings.length_penalty);
     let began = Instant::now();
     let reused_tokens = model.reuse(prompt)?;
     let logits = model.next(&prompt[reused_tokens..])?;
     let prompt_seconds = began.elapsed().as_secs_f64();
 
-    let mut open = vec![Open { beam: Beam::default(), logits, model: model.fork()? }];
-    let mut finished: Vec<Beam> = Vec::new();
+    let (mut logits, mut memories) = (vec![logits], vec![model.fork()?]);
+    let mut search = Search::new(Rules {
+        width: settings.width,
+        length_penalty: settings.length_penalty,
+        ends,
+        max_tokens,
+        early_stopping: EarlyStopping::Heuristic,
+    });
     let mut cancelled = false;
-    for step in 1..=max_tokens {
-        let mut candidates: Vec<(usize, Beam)> = Vec::new();
-        for (parent, Open { beam, logits, .. }) in open.iter().enumerate() {
-            if logits.iter().any(|l| l.is_nan()) {
-                return Err(Error::failure("the model's scores are no numbers").with_help("the weights are damaged"));
-            }
-            let mut logprobs = log_softmax(logits);
-            penalties.apply(&mut logprobs, History { prompt, answer: &beam.ids });
-            for id in top(&logprobs, width + ends.len().max(width)) {
-                let logprob = f64::from(logprobs[id as usize]);
-                if logprob > f64::NEG_INFINITY {
-                    let ids = beam.ids.iter().copied().chain([id]).collect();
-                    candidates.push((parent, Beam { ids, sum: beam.sum + logprob }));
-                }
-            }
+    while !search.is_over() && !cancelled {
+        let parents = search.step(&logits, &mut |logprobs, answer| {
+            penalties.apply(logprobs, History { prompt, answer });
+            Ok(())
+        })?;
+        cancelled = !on_event(&Event::Prompt { done: search.steps(), of: max_tokens });
+        if !search.is_over() && !cancelled {
+            (logits, memories) = read(model, prompt, memories, &parents, search.open())?;
         }
-        candidates.sort_by(|(_, a), (_, b)| b.sum.total_cmp(&a.sum).then_with(|| a.ids.cmp(&b.ids)));
-        let mut chosen: Vec<(usize, Beam)> = Vec::new();
-        for (place, (parent, beam)) in candidates.into_iter().enumerate() {
-            if beam.ids.last().is_some_and(|id| ends.contains(id)) {
-                // An end counts only where it is among the best.
-                if place < width {
-                    finished.push(beam);
-                }
-            } else if chosen.len() < width {
-                chosen.push((parent, beam));
-            }
-        }
-        finished.sort_by(|a, b| b.score(penalty).total_cmp(&a.score(penalty)));
-        finished.truncate(width);
-        let best_open = chosen.iter().map(|(_, beam)| beam.score(penalty)).fold(f64::NEG_INFINITY, f64::max);
-        let done = finished.len() == width && finished.iter().all(|beam| beam.score(penalty) >= best_open);
-        cancelled = !on_event(&Event::Prompt { done: step, of: max_tokens });
-        if done || cancelled || chosen.is_empty() || step == max_tokens {
-            open = chosen.into_iter().map(|(_, beam)| Open { beam, logits: Vec::new(), model: None }).collect();
-            break;
-        }
-        open = read(model, prompt, open, chosen)?;
     }
-    let ended = finished.len();
-    finished.extend(open.into_iter().map(|open| open.beam));
-    let order =
-        |&a: &usize, &b: &usize| finished[a].score(penalty).total_cmp(&finished[b].score(penalty)).then(b.cmp(&a));
-    let Some(best) = (0..finished.len()).max_by(order) else {
-        return Err(Error::failure("beam search found no text"));
-    };
+    let (Beam { ids, .. }, ended) = search.best()?;
     let finish = if cancelled {
         Finish::Cancelled
-    } else if best < ended {
+    } else if ended {
         Finish::End
     } else if request.max_tokens.is_some() {
         Finish::Length
     } else {
         Finish::Context
     };
-    let ids = finished.swap_remove(best).ids;
     let stats = Stats {
         prompt_tokens: prompt.len(),
         reused_tokens,
@@ -135,35 +83,42 @@ pub fn beam_search<M: NextToken>(
     Ok(Generated { ids, text, tokens: Vec::new(), finish: hit.map_or(finish, Finish::Stop), stats })
 }
 
-/// Reads the last token of each chosen text, which continues the parent of that number.
+/// What the model says after a text.
+type Scores = Vec<f32>;
+/// The model having read each text, if it can have several memories.
+type Memories<M> = Vec<Option<Cached<M>>>;
+
+/// Reads the last token of each open text, which continues the parent of that number: the scores after each, and the model
+/// having read it, if it can have several memories.
 fn read<M: NextToken>(
     shared: &mut Cached<M>,
     prompt: &[u32],
-    mut parents: Vec<Open<M>>,
-    chosen: Vec<(usize, Beam)>,
-) -> Result<Vec<Open<M>>> {
-    let mut children = vec![0; parents.len()];
-    chosen.iter().for_each(|(parent, _)| children[*parent] += 1);
-    let mut open = Vec::with_capacity(chosen.len());
-    for (parent, beam) in chosen {
+    mut memories: Memories<M>,
+    parents: &[usize],
+    open: &[Beam],
+) -> Result<(Vec<Scores>, Memories<M>)> {
+    let mut children = vec![0; memories.len()];
+    parents.iter().for_each(|parent| children[*parent] += 1);
+    let (mut scores, mut read) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
+    for (&parent, beam) in parents.iter().zip(open) {
         children[parent] -= 1;
         // The last child takes its parent's memory.
-        let memory = &mut parents[parent].model;
+        let memory = &mut memories[parent];
         let mut model = match memory {
             Some(memory) if children[parent] > 0 => memory.fork()?,
             _ => memory.take(),
         };
-        let logits = match &mut model {
+        scores.push(match &mut model {
             Some(model) => model.next(&beam.ids[beam.ids.len() - 1..])?,
             None => {
                 let whole = [prompt, &beam.ids].concat();
                 let kept = shared.reuse(&whole)?;
                 shared.next(&whole[kept..])?
             }
-        };
-        open.push(Open { beam, logits, model });
+        });
+        read.push(model);
     }
-    Ok(open)
+    Ok((scores, read))
 }
 
 /// The text of ids, and the stop string that ended it.

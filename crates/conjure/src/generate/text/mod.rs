@@ -11,6 +11,7 @@
 //! | [`generation`] | how is text made, token by token? |
 //! | [`stop`] | how is a stop string found that begins in one token and ends in another? |
 //! | [`beam`] | how is the likeliest whole text searched? |
+//! | [`search`] | which beginnings does such a search follow, and when is it over? |
 //! | [`grammar`] | how is text held to a JSON schema or a grammar? |
 //! | `adapters` | how is a model changed by LoRAs? |
 //! | [`language_model`] | what is in a model's folder or GGUF file? |
@@ -26,6 +27,7 @@ pub mod grammar;
 pub mod language_model;
 pub mod next_token;
 pub mod request;
+pub mod search;
 pub mod stop;
 mod tiny;
 pub mod together;
