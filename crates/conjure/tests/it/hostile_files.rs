@@ -116,7 +116,9 @@ fn parallel_texts() {
     let entry = r#"{"concept":"1f431","split":"train","texts":{"de":["Katze","Kater","Tier"],"en":["cat","animal"]},"alternatives":{"de":1}}"#;
     let sentences = "{\"en\": \"a cat\", \"de\": \"eine Katze\"}\n{\"en\": \"a dog\", \"de\": \"ein Hund\"}\n";
     let table = "en\tde\tfr\na cat\teine Katze\tun chat\na dog\t\tun chien\n";
-    for (name, sound) in [("entries", format!("{entry}\n{entry}\n")), ("sentences", sentences.into()), ("table", table.into())] {
+    for (name, sound) in
+        [("entries", format!("{entry}\n{entry}\n")), ("sentences", sentences.into()), ("table", table.into())]
+    {
         assert_eq!(fuzz_training::translations(sound.as_bytes()), 1, "{name}");
         let copies = damaged(sound.as_bytes(), name, 200);
         let opened = copies.iter().filter(|copy| fuzz_training::translations(copy) > 0).count();
