@@ -70,7 +70,14 @@ fn packages(from: Option<PathBuf>) -> Result<Packages> {
 }
 
 fn make_translation(args: TranslationArgs) -> Result<ExitCode> {
-    let summary = translation::make::make(&args.languages, &packages(args.from)?)?.save(&args.out)?;
+    let made = translation::make::make(&args.languages, &packages(args.from)?)?;
+    let mut progress = Progress::new();
+    let summary = made.save(&args.out, &mut |done, of| {
+        progress.step(done, of);
+        if interrupt::requested() { Err(Error::Cancelled) } else { Ok(()) }
+    });
+    progress.finish();
+    let summary = summary?;
     let file = args.out.join(translation::make::FILE_NAME);
     if args.report.json {
         report::result(&json!({ "file": file, "summary": summary }).to_string())?;

@@ -145,7 +145,13 @@ fn languages(languages: &[&str]) -> Vec<String> {
 fn names_of_all_packages_become_one_file_that_describes_itself() {
     let root = tempfile::tempdir().unwrap();
     let made = make::make(&languages(&["en", "de", "nb"]), &packages(root.path())).unwrap();
-    let summary = made.save(&root.path().join("one")).unwrap();
+    let mut seen = Vec::new();
+    let summary = made.save(&root.path().join("one"), &mut |done, of| {
+        seen.push((done, of));
+        Ok(())
+    });
+    let summary = summary.unwrap();
+    assert_eq!(seen, [(0, 3), (3, 3)]);
     let set = Translations::open(&root.path().join("one").join(make::FILE_NAME)).unwrap();
     assert_eq!((set.languages(), set.digest()), (&languages(&["de", "en", "nb"])[..], summary.sha256.as_str()));
     let concepts: Vec<&str> = set.entries().iter().map(|entry| entry.concept.as_str()).collect();
@@ -177,15 +183,20 @@ fn names_of_all_packages_become_one_file_that_describes_itself() {
     let description: Value = serde_json::from_str(&description).unwrap();
     assert_eq!((&description["entries"], &description["sources"][0]["licence"]), (&json!(8), &json!("MIT")));
 
-    made.save(&root.path().join("two")).unwrap();
+    made.save(&root.path().join("two"), &mut |_, _| Ok(())).unwrap();
     let bytes = |folder: &str| std::fs::read(root.path().join(folder).join(make::FILE_NAME)).unwrap();
     assert!(bytes("one") == bytes("two"), "the same request gives the same bytes");
+    let stopped = made.save(&root.path().join("three"), &mut |_, _| Err(conjure::Error::Cancelled));
+    assert!(matches!(stopped, Err(conjure::Error::Cancelled)));
 }
 
 #[test]
 fn no_pair_that_is_drawn_is_held_out() {
     let root = tempfile::tempdir().unwrap();
-    make::make(&languages(&["en", "de", "nb"]), &packages(root.path())).unwrap().save(root.path()).unwrap();
+    make::make(&languages(&["en", "de", "nb"]), &packages(root.path()))
+        .unwrap()
+        .save(root.path(), &mut |_, _| Ok(()))
+        .unwrap();
     let set = Translations::open(&root.path().join(make::FILE_NAME)).unwrap();
     let mut held = BTreeSet::new();
     for from in set.languages() {
@@ -207,7 +218,10 @@ fn no_pair_that_is_drawn_is_held_out() {
 #[test]
 fn the_dictionary_is_measured_on_held_out_names() {
     let root = tempfile::tempdir().unwrap();
-    make::make(&languages(&["en", "de"]), &packages(root.path())).unwrap().save(root.path()).unwrap();
+    make::make(&languages(&["en", "de"]), &packages(root.path()))
+        .unwrap()
+        .save(root.path(), &mut |_, _| Ok(()))
+        .unwrap();
     let set = Translations::open(&root.path().join(make::FILE_NAME)).unwrap();
     let dictionary = Dictionary::learn(&set, "en", "de").unwrap();
     assert_eq!(dictionary.translate("flag: France"), "Flagge: Frankreich");

@@ -35,6 +35,8 @@ pub const LANGUAGES: [&str; 30] = [
 const MAX_LANGUAGES: usize = 100;
 /// Entries that share their names in so many languages are one thing to a translator.
 const SHARED_NAMES: usize = 2;
+/// Pairs of languages between two reports of progress.
+const PORTION: usize = 16;
 /// How the split is made, for the description.
 const RULE: &str = "held-out-concept where the emoji data hold the concept out in every style: h(concept) < 0.05 of the \
     identity of its code points without variation selectors, skin tones, gender and direction; and where an entry has the \
@@ -182,20 +184,22 @@ impl Made {
     }
 
     /// Writes `translation.zip` and `summary.json` into a folder, which is made if needed, and reads the file back.
+    /// `progress(done, of)` is called with the pairs of languages whose keyword pairs are counted for the summary, and may stop
+    /// the work with an error.
     ///
     /// # Errors
-    /// The folder cannot be written to.
-    pub fn save(&self, folder: &Path) -> Result<Summary> {
+    /// The folder cannot be written to; an error of `progress`.
+    pub fn save(&self, folder: &Path, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Summary> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         let path = folder.join(FILE_NAME);
         file::write(&path, &self.description, &self.entries, &self.licences)?;
-        let summary = self.summary(&path)?;
+        let summary = self.summary(&path, progress)?;
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::failure(format!("the summary: {e}")))?;
         write_atomically(&folder.join("summary.json"), |file| writeln!(file, "{text}"))?;
         Ok(summary)
     }
 
-    fn summary(&self, path: &Path) -> Result<Summary> {
+    fn summary(&self, path: &Path, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Summary> {
         let set = Translations::open(path)?;
         let mut summary = Summary {
             entries: set.entries.len(),
@@ -215,20 +219,23 @@ impl Made {
             }
         }
         let languages = set.languages();
-        let both = (0..languages.len()).flat_map(|j| (0..j).map(move |i| (i, j)));
-        let count = |(i, j): (usize, usize)| {
-            let pairs = set.pairs_of(&languages[i], &languages[j]).map_or(0, |(pairs, _)| pairs.len());
-            (&languages[i], &languages[j], pairs)
-        };
-        let pairs: Vec<_> = both.collect::<Vec<_>>().into_par_iter().map(count).collect();
-        for (a, b, pairs) in pairs {
-            summary.keyword_pairs += pairs;
-            if a == "en" || b == "en" {
-                for language in [a, b] {
-                    summary.languages.entry(language.clone()).or_default().keyword_pairs += pairs;
+        let both: Vec<(usize, usize)> = (0..languages.len()).flat_map(|j| (0..j).map(move |i| (i, j))).collect();
+        for (n, portion) in both.chunks(PORTION).enumerate() {
+            progress(n * PORTION, both.len())?;
+            let count = |&(i, j): &(usize, usize)| {
+                let pairs = set.pairs_of(&languages[i], &languages[j]).map_or(0, |(pairs, _)| pairs.len());
+                (&languages[i], &languages[j], pairs)
+            };
+            for (a, b, pairs) in portion.par_iter().map(count).collect::<Vec<_>>() {
+                summary.keyword_pairs += pairs;
+                if a == "en" || b == "en" {
+                    for language in [a, b] {
+                        summary.languages.entry(language.clone()).or_default().keyword_pairs += pairs;
+                    }
                 }
             }
         }
+        progress(both.len(), both.len())?;
         summary.names = summary.languages.values().map(|counts| counts.names).sum();
         summary.keywords = summary.languages.values().map(|counts| counts.keywords).sum();
         Ok(summary)
