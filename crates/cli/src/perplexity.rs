@@ -74,6 +74,8 @@ fn read(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     if path == Path::new("-") {
         std::io::stdin().lock().take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
+    } else if !path.is_file() {
+        return Err(Error::file(path, "not found").with_help("name text files, or - for stdin"));
     } else {
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
         file.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;

