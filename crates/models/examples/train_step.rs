@@ -245,7 +245,7 @@ fn tune_libraries() {
     // After 10 milliseconds, mimalloc's default, freed memory goes back to the system, and a step that takes longer pays
     // for every page again: a quarter of a training step's time.
     // SAFETY: an option that may be set at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 2000) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     // The tensor library's own threads wait in a loop for its next addition, on the cores that our kernels compute on.
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: this process has no other thread yet.
