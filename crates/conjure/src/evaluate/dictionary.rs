@@ -1,26 +1,28 @@
 //! The baseline of translation: a dictionary, learned from the texts that a model is trained on.
 //!
 //! A text is looked up as a whole among the names and the sure keyword pairs. Where it is not there, it is cut from left to
-//! right into the longest phrases that are; a word between them is translated by the likeliest word of IBM model 1, and
-//! copied where that knows none. So words stand in the order of the source, and none is inflected: what a model adds shows.
+//! right into the longest phrases that are there or that IBM model 1 has a likely translation of; what neither knows is
+//! copied. So words stand in the order of the source, and none is inflected: what a model adds shows.
 
 use crate::data::Split;
 use crate::data::translation::alignment::{Lexicon, Parallel};
 use crate::data::translation::keywords::fold;
 use crate::data::translation::{Entry, Translations};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A word below this is no translation.
 const LEAST: f64 = 0.1;
+
+/// Pieces of the longest phrase that is looked for inside a text, and of the longest word where writing shows none.
+const LONGEST: usize = 16;
 
 /// From one language to another.
 pub struct Dictionary {
     /// Pieces joined as the source language joins them, to translations.
     phrases: HashMap<String, String>,
+    /// The same of what is likely only.
     words: HashMap<String, String>,
-    /// Pieces of the longest phrase.
-    longest: usize,
     from: Writing,
     to: Writing,
 }
@@ -58,6 +60,29 @@ impl Writing {
             grows = part;
         }
         pieces
+    }
+
+    /// Words of a name to learn from. Where writing does not show them, the longest of the `known` ones from left to right, and
+    /// what stands between.
+    fn words(self, text: &str, known: &HashSet<String>) -> Vec<String> {
+        let pieces = self.pieces(text);
+        if self == Self::Spaced {
+            return pieces;
+        }
+        let (mut words, mut at, mut open) = (Vec::<String>::new(), 0, false);
+        while at < pieces.len() {
+            // A whole name is no word of itself.
+            let longest = LONGEST.min(pieces.len() - at).min(pieces.len() - 1);
+            let length = (1..=longest).rev().find(|n| known.contains(&fold(&pieces[at..at + n].concat())));
+            let word = pieces[at..at + length.unwrap_or(1)].concat();
+            match words.last_mut() {
+                Some(last) if open && length.is_none() => last.push_str(&word),
+                _ => words.push(word),
+            }
+            open = length.is_none();
+            at += length.unwrap_or(1);
+        }
+        words
     }
 
     fn join(self, pieces: &[String]) -> String {
@@ -105,13 +130,8 @@ impl Dictionary {
             return Err(Error::request(format!("nothing that is trained on is said in {from} and in {to}"))
                 .with_help(format!("the languages are: {}", set.languages().join(", "))));
         }
-        let mut dictionary = Self {
-            phrases: HashMap::new(),
-            words: HashMap::new(),
-            longest: 1,
-            from: Writing::of(from),
-            to: Writing::of(to),
-        };
+        let mut dictionary =
+            Self { phrases: HashMap::new(), words: HashMap::new(), from: Writing::of(from), to: Writing::of(to) };
         for entry in &entries {
             if let Some(target) = entry.names(to).first() {
                 entry.names(from).iter().for_each(|source| dictionary.add(source, target));
@@ -132,7 +152,6 @@ impl Dictionary {
 
     fn add(&mut self, source: &str, target: &str) {
         let pieces = self.from.pieces(&fold(source));
-        self.longest = self.longest.max(pieces.len());
         self.phrases.entry(self.from.join(&pieces)).or_insert_with(|| target.to_owned());
     }
 
@@ -140,8 +159,13 @@ impl Dictionary {
     /// even where writing does not show where one ends.
     fn likeliest(&self, entries: &[&Entry], from: &str, to: &str) -> HashMap<String, String> {
         let (mut sources, mut targets) = (Numbers::default(), Numbers::default());
+        let known = |language: &str| -> HashSet<String> {
+            entries.iter().flat_map(|entry| entry.keywords(language)).map(|keyword| fold(keyword)).collect()
+        };
+        let known = [known(from), known(to)];
         let units = |entry: &Entry, language: &str, writing: Writing, numbers: &mut Numbers| -> Vec<u32> {
-            let names = entry.names(language).iter().flat_map(|name| writing.pieces(name));
+            let known = &known[usize::from(language == to)];
+            let names = entry.names(language).iter().flat_map(|name| writing.words(name, known));
             let words: Vec<String> = names.chain(entry.keywords(language).iter().cloned()).collect();
             words.iter().map(|word| numbers.number(word)).collect()
         };
@@ -150,20 +174,24 @@ impl Dictionary {
             .map(|entry| (units(entry, from, self.from, &mut sources), units(entry, to, self.to, &mut targets)))
             .collect();
         let best = Lexicon::new(&texts).best().into_iter().filter(|(_, _, probability)| *probability >= LEAST);
-        best.map(|(a, b, _)| (fold(&sources.words[a as usize]), targets.words[b as usize].clone())).collect()
+        let key = |a: u32| self.from.join(&self.from.pieces(&fold(&sources.words[a as usize])));
+        best.map(|(a, b, _)| (key(a), targets.words[b as usize].clone())).collect()
     }
 
     /// The translation of a text. Empty for an empty one.
     pub fn translate(&self, text: &str) -> String {
         let pieces = self.from.pieces(text.trim());
         let folded: Vec<String> = pieces.iter().map(|piece| fold(piece)).collect();
+        if let Some(whole) = self.phrases.get(&self.from.join(&folded)) {
+            return whole.clone();
+        }
         let (mut out, mut at) = (Vec::new(), 0);
         while at < pieces.len() {
-            let found = (1..=self.longest.min(pieces.len() - at)).rev().find_map(|length| {
-                let phrase = self.phrases.get(&self.from.join(&folded[at..at + length]))?;
-                Some((phrase, length))
+            let found = (1..=LONGEST.min(pieces.len() - at)).rev().find_map(|length| {
+                let phrase = self.from.join(&folded[at..at + length]);
+                Some((self.phrases.get(&phrase).or_else(|| self.words.get(&phrase))?, length))
             });
-            let (target, length) = found.unwrap_or_else(|| (self.words.get(&folded[at]).unwrap_or(&pieces[at]), 1));
+            let (target, length) = found.unwrap_or((&pieces[at], 1));
             out.push(target.clone());
             at += length;
         }
@@ -202,6 +230,14 @@ mod tests {
         assert_eq!(back.translate("猫と犬"), "cat と dog");
         let error = Dictionary::learn(&set, "en", "fr").err().expect("no French");
         assert!(error.help().is_some_and(|help| help.contains("de, en, ja")), "{error}");
+    }
+
+    #[test]
+    fn names_without_spaces_are_cut_by_the_words_that_are_known() {
+        let known = ["顔", "笑顔", "猫"].map(str::to_owned).into();
+        assert_eq!(Writing::Solid.words("ニヤリと笑う猫の顔", &known), ["ニヤリと笑う", "猫", "の", "顔"]);
+        assert_eq!(Writing::Solid.words("笑顔の猫", &known), ["笑顔", "の", "猫"]);
+        assert_eq!(Writing::Spaced.words("cat face", &["cat face".to_owned()].into()), ["cat", "face"]);
     }
 
     #[test]
