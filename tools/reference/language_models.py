@@ -123,6 +123,8 @@ def adapted(base_folder, name, **settings):
         for key, p in model.named_parameters():
             if "lora_" in key:
                 p.copy_(0.3 * torch.randn_like(p))
+    # PEFT notes where the base lay on this machine; its name is enough.
+    model.peft_config["default"].base_model_name_or_path = base_folder.name
     model.save_pretrained(FOLDER / name)
     (FOLDER / name / "README.md").unlink(missing_ok=True)
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), FOLDER / name).eval()
