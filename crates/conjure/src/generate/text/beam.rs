@@ -1,6 +1,7 @@
 //! Beam search: the likeliest whole text, as far as a search along several beginnings finds it.
 
-use super::generation::{Event, Finish, Generated, Stats, TextStream, check_ids};
+use super::event::{Event, Finish, Generated, Stats};
+use super::generation::{TextStream, check_ids};
 use super::next_token::{Cached, NextToken};
 use super::request::{Sampling, TextRequest, room};
 use super::search::{Beam, EarlyStopping, Rules, Search};

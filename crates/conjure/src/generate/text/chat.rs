@@ -1,6 +1,6 @@
 //! A conversation that goes on: each answer begins from what the model has read already.
 
-use super::generation::{Event, Generated};
+use super::event::{Event, Generated};
 use super::language_model::{LanguageModel, Session};
 use super::next_token::{Cached, NextToken as _};
 use super::request::{TextRequest, room};

@@ -2,7 +2,8 @@
 
 use super::adapters::adapted;
 use super::beam::beam_search;
-use super::generation::{Event, Generated, Generation, TextStream, check_ids};
+use super::event::{Event, Generated};
+use super::generation::{Generation, TextStream, check_ids};
 use super::grammar::{Constraint, Grammar, TokenBytes};
 use super::next_token::{Cached, NextToken};
 use super::request::{Prompt, TextRequest};

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`request`] | what can be asked for, and what is refused before work begins? |
 //! | [`next_token`] | what is a model to the loop, and which part of a prompt has it read already? |
+//! | [`event`] | what happens meanwhile, and what comes of it? |
 //! | [`generation`] | how is text made, token by token? |
 //! | [`stop`] | how is a stop string found that begins in one token and ends in another? |
 //! | [`beam`] | how is the likeliest whole text searched? |
@@ -21,6 +22,7 @@
 mod adapters;
 pub mod beam;
 pub mod chat;
+pub mod event;
 mod gbnf;
 pub mod generation;
 pub mod grammar;
@@ -37,7 +39,8 @@ mod toy;
 pub use beam::beam_search;
 pub use chat::Chat;
 pub use conjure_core::blocks::KeptAs;
-pub use generation::{Event, Finish, Generated, Generation, Stats, TextStream, Token};
+pub use event::{Event, Finish, Generated, Stats, Token};
+pub use generation::{Generation, TextStream};
 pub use grammar::{Constraint, Grammar, TokenBytes};
 pub use language_model::LanguageModel;
 pub use next_token::{Cached, NextToken};

@@ -2,7 +2,8 @@
 //! next that waits ("Orca: A Distributed Serving System for Transformer-Based Generative Models", Yu et al. 2022, section 3.1:
 //! iteration-level scheduling).
 
-use super::generation::{Event, Generated, Generation, Text};
+use super::event::{Event, Generated, Text};
+use super::generation::Generation;
 use super::language_model::LanguageModel;
 use super::next_token::NextToken;
 use super::request::TextRequest;
