@@ -25,7 +25,7 @@ STEPS = "steps"  # stands for their number in a command
 TORCH = """
 import json, resource, sys, time, torch, diffusers, transformers
 import torch.nn.functional as F
-name, threads, batch, steps, bf16 = sys.argv[1], *map(int, sys.argv[2:])
+root, name, threads, batch, steps, bf16 = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 if name == "autoencoder":
@@ -38,11 +38,9 @@ if name == "autoencoder":
         y = model.decode(p.mean + p.std * noise).sample
         return F.mse_loss(y, x) + 1e-6 * p.kl().mean()
 elif name == "unet":
-    model = diffusers.UNet2DConditionModel(
-        sample_size=8, in_channels=8, out_channels=8, down_block_types=["CrossAttnDownBlock2D"] * 2,
-        up_block_types=["CrossAttnUpBlock2D"] * 2, block_out_channels=[96, 192], layers_per_block=2,
-        cross_attention_dim=256, attention_head_dim=4)
-    x, target, prompt = torch.randn(batch, 8, 8, 8), torch.randn(batch, 8, 8, 8), torch.randn(batch, 32, 256)
+    model = diffusers.UNet2DConditionModel.from_config(diffusers.UNet2DConditionModel.load_config(root + "/models/emoji/unet"))
+    size = (batch, model.config.in_channels, 8, 8)
+    x, target, prompt = torch.randn(size), torch.randn(size), torch.randn(batch, 32, 256)
     t = torch.arange(batch) * 1000 // batch
     def loss():
         return F.mse_loss(model(x, t, prompt).sample, target)
@@ -109,7 +107,7 @@ def main():
         commands = {
             "conjure": [str(ROOT / "target/release/examples/train_step"), "--model", model, "--threads", numbers[0],
                         "--batch", numbers[1], "--steps", numbers[2], "--bf16", str(int(args.bf16))],
-            "torch": [sys.executable, "-W", "ignore", "-c", TORCH, model, *numbers, str(int(args.bf16))],
+            "torch": [sys.executable, "-W", "ignore", "-c", TORCH, str(ROOT), model, *numbers, str(int(args.bf16))],
         }
         results = {name: [] for name in commands}
         for _ in range(args.rounds):
