@@ -426,8 +426,8 @@ impl Decoder {
     }
 
     /// As [`Self::forward_last`] for several texts of different length, each with a cache of its own that is at least one token
-    /// behind: `ids` holds the next token of each. All weights are read once for all of them. `(texts, vocab_size)`, with the
-    /// bits that each text would get alone in f32.
+    /// behind: `ids` holds the next token of each. All weights are read once for all of them. `(texts, vocab_size)`, what each
+    /// text would get alone but for roundings: in f32 within 1e-5 of the largest.
     ///
     /// # Errors
     /// Not as many ids as caches, and those of [`Self::forward`]; no cache has changed then but that memory was taken.
