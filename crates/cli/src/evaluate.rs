@@ -7,7 +7,7 @@ use crate::evaluate_translation;
 use crate::progress::Progress;
 use crate::{interrupt, report};
 use conjure::evaluate::{self, Judge, Obedience, Outcome, Settings};
-use conjure::generate::image::{Control, Pipeline};
+use conjure::generate::image::{BestOf, Control, Pipeline, Recommended};
 use conjure::image_file::{write_atomically, write_png};
 use conjure::train::pictures::Pictures;
 use conjure::train::recipe::Data;
@@ -36,6 +36,11 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
     let device = args.device.device.open()?;
     let judge = Judge::open(&args.judge, &device)?;
     let pipeline = Pipeline::open_on(&args.model, None, &device)?;
+    let recommended = Recommended::read(&args.model)?;
+    let best_of = match args.best_of.or(recommended.best_of).unwrap_or(1) {
+        1 => None,
+        count => Some(BestOf::open(&args.model, count, &device)?),
+    };
     let data = Data {
         file: Some(args.data.clone()),
         size: judge.size(),
@@ -45,19 +50,21 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
     };
     let library = Pictures::open(&data, 0)?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let usual = Settings::default();
     let settings = Settings {
         languages: args.languages.clone(),
         prompts: args.prompts,
-        steps: args.steps,
-        guidance: args.guidance,
+        steps: args.steps.or(recommended.num_inference_steps).unwrap_or(usual.steps),
+        guidance: args.guidance.or(recommended.guidance_scale).unwrap_or(usual.guidance),
         seed: args.seed,
     };
     let mut progress = Progress::new();
     progress.step(0, 1);
-    let outcome = evaluate::picture_model(&pipeline, &judge, &library, &settings, &mut |done, all| {
-        progress.step(done, all);
-        if interrupt::requested() { Control::Stop } else { Control::Continue }
-    })?;
+    let outcome =
+        evaluate::picture_model(&pipeline, best_of.as_ref(), &judge, &library, &settings, &mut |done, all| {
+            progress.step(done, all);
+            if interrupt::requested() { Control::Stop } else { Control::Continue }
+        })?;
     write(args, &outcome)?;
     let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
     report::result(&if args.machine.json { text } else { readable(&outcome) })?;

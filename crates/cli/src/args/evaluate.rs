@@ -123,13 +123,17 @@ pub struct EvaluatePicturesArgs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub prompts: usize,
 
-    /// Number of denoising steps
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub steps: usize,
+    /// Number of denoising steps [default: the model's, else 20]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub steps: Option<usize>,
 
-    /// How strongly the prompt steers
-    #[arg(long, value_name = "SCALE", default_value_t = 4.0)]
-    pub guidance: f64,
+    /// How strongly the prompt steers [default: the model's, else 4]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    pub guidance: Option<f64>,
+
+    /// Candidates for each picture, of which the judge that the model brings keeps the best [default: the model's, else 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub best_of: Option<usize>,
 
     /// Seed of the first picture
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -44,11 +44,13 @@ pub struct ImageArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, help_heading = "Picture")]
     pub batch: usize,
 
-    /// Make N candidates with the seeds from --seed on, and keep the one that --judge says fits the prompt best
-    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "judge", help_heading = "Picture")]
+    /// Make N candidates with the seeds from --seed on, and keep the one that the judge says fits the prompt best
+    /// [default: 1 with --seed, --batch, --noise or --strip, else the model's, else 1]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Picture")]
     pub best_of: Option<usize>,
 
     /// A CLIP model with both towers that judges the candidates, as recipes/clip.toml makes it or transformers saves it
+    /// [default: the model's own, if it has an image_encoder/]
     #[arg(long, value_name = "DIR", requires = "best_of", help_heading = "Picture")]
     pub judge: Option<PathBuf>,
 

@@ -269,6 +269,50 @@ fn of_several_candidates_the_best_is_kept_and_made_again() {
     assert!(read("best.png") == read("again.png"));
 }
 
+/// A picture tower trained to the model's own text encoder makes the model its own judge.
+#[test]
+fn a_model_that_brings_a_judge_keeps_the_best_unless_a_seed_is_given() {
+    let desk = Desk::new();
+    desk.model();
+    let recipe = r#"
+        objective = "clip"
+        steps = 2
+        batch = 4
+        data = { shapes = 8, size = 16 }
+        report = { validate = 0, samples = 0 }
+        [clip]
+        locked_text = "model"
+        patch_size = 8
+        vision = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+    "#;
+    std::fs::write(desk.path("judge.toml"), recipe).unwrap();
+    let image = ["image", "a heart", "--model", "model", "--steps", "1", "--json", "-o", "x.png"];
+    let scores = |args: &[&str]| {
+        let printed = desk.conjure(&[&image[..], args].concat()).succeeded().stdout;
+        let json: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        json.get("scores").map_or(0, |scores| scores.as_array().unwrap().len())
+    };
+    desk.conjure(&[&image[..], &["--best-of", "2"]].concat()).failed(2, &["image_encoder", "--judge"]);
+    assert_eq!(scores(&["--best-of", "1"]), 0);
+    let text = std::fs::read(desk.path("model/text_encoder/model.safetensors")).unwrap();
+    desk.conjure(&["train", "judge.toml", "--out", "run"]).succeeded();
+    let mut made: Vec<String> = std::fs::read_dir(desk.path("run/export"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    made.sort();
+    assert_eq!(made, ["image_encoder"]);
+    assert!(text == std::fs::read(desk.path("model/text_encoder/model.safetensors")).unwrap());
+    std::fs::rename(desk.path("run/export/image_encoder"), desk.path("model/image_encoder")).unwrap();
+    // A judge is there, but the model does not ask for it.
+    assert_eq!((scores(&[]), scores(&["--best-of", "2"])), (0, 2));
+    std::fs::write(desk.path("model/generation_config.json"), r#"{ "best_of": 3 }"#).unwrap();
+    assert_eq!((scores(&[]), scores(&["--best-of", "2"])), (3, 2));
+    // What names one picture, or asks for several, is not chosen from others.
+    assert_eq!((scores(&["--seed", "1"]), scores(&["--batch", "2"])), (0, 0));
+    assert_eq!(scores(&["--seed", "1", "--best-of", "2"]), 2);
+}
+
 #[test]
 fn a_judge_that_cannot_judge_is_refused_before_work() {
     let desk = Desk::new();

@@ -1,4 +1,7 @@
 //! CLIP with both towers, its tokenizer and its pixel scale: how well do a text and a picture fit?
+//!
+//! The towers come from one `CLIPModel`, or a picture model brings both: its own text encoder, and in `image_encoder/` a
+//! picture tower that was trained to point where that text encoder does.
 
 use crate::image_file::Picture;
 use crate::model_folder;
@@ -16,6 +19,9 @@ use std::path::Path;
 const CHUNK: usize = 64;
 /// The logarithm of the factor on cosines before training: Radford et al. 2021, section 2.5.
 pub const INITIAL_LOGIT_SCALE: f64 = 2.6592;
+
+/// Where a picture model keeps its picture tower.
+pub const IMAGE_ENCODER: &str = "image_encoder";
 
 /// Both towers' configs: `config.json` of transformers' `CLIPModel`.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,48 +97,75 @@ impl Clip {
     /// # Errors
     /// Configs that cannot be built or do not fit each other or the tokenizer, missing or misshapen parameters.
     pub fn new(params: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
-        let ClipConfig { text, vision } = config;
-        if text.projection_dim != vision.projection_dim {
+        Self::of_towers(params, params, config, tokenizer)
+    }
+
+    /// As [`Clip::new`], with the text tower below `texts`, the picture tower and `logit_scale` below `pictures`. A text tower
+    /// without projection makes the joint space itself: it is the space of its `pooled_output`.
+    ///
+    /// # Errors
+    /// As for [`Clip::new`].
+    pub fn of_towers(texts: &Params, pictures: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
+        let logit_scale = pictures.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))?;
+        Self::assembled(
+            ClipText::new(texts, &config.text)?,
+            ClipVision::new(pictures, &config.vision)?,
+            logit_scale,
+            tokenizer,
+        )
+    }
+
+    fn assembled(text: ClipText, vision: ClipVision, logit_scale: Tensor, tokenizer: ClipTokenizer) -> Result<Self> {
+        let (texts, pictures) = (text.config(), vision.config());
+        let width = if texts.has_projection() { texts.projection_dim } else { texts.hidden_size };
+        if width != pictures.projection_dim {
             return Err(Error::request(format!(
-                "texts are projected to {} features, pictures to {}",
-                text.projection_dim, vision.projection_dim
+                "texts are projected to {width} features, pictures to {}",
+                pictures.projection_dim
             )));
         }
         let (ids, tokens) = (tokenizer.vocabulary_size(), tokenizer.context_length());
-        if ids > text.vocab_size || tokens > text.max_position_embeddings {
+        if ids > texts.vocab_size || tokens > texts.max_position_embeddings {
             return Err(Error::request(format!(
                 "the tokenizer has {ids} ids and windows of {tokens} tokens, the text tower {} and {}",
-                text.vocab_size, text.max_position_embeddings
+                texts.vocab_size, texts.max_position_embeddings
             ))
             .with_help("tokenizer and towers come from different models"));
         }
-        let logit_scale = params.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))?;
-        Ok(Self {
-            tokenizer,
-            text: ClipText::new(params, text)?,
-            vision: ClipVision::new(params, vision)?,
-            logit_scale,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        })
+        Ok(Self { tokenizer, text, vision, logit_scale, mean: [0.5; 3], std: [0.5; 3] })
     }
 
-    /// Opens a folder as transformers saves a `CLIPModel` with its processor, for `device`.
+    /// Opens a folder as transformers saves a `CLIPModel` with its processor, or one of a picture model with `tokenizer/`,
+    /// `text_encoder/` and [`IMAGE_ENCODER`] (with the processor's config in it), for `device`.
     ///
     /// # Errors
     /// Files that are missing, damaged, or do not belong together.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
-        let mut clip = Self::new(&params, &config, ClipTokenizer::load(folder)?)?;
+        let place = folder.join(IMAGE_ENCODER);
+        if !place.is_dir() {
+            let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
+            return Self::new(&params, &config, ClipTokenizer::load(folder)?)?.with_scale_of(folder);
+        }
+        let texts = model_folder::open(&folder.join("text_encoder"), ClipTextConfig::from_json, device)?;
+        let pictures = model_folder::open(&place, ClipVisionConfig::from_json, device)?;
+        let tokenizer = ClipTokenizer::load(&folder.join("tokenizer"))?;
+        // Cosines are compared with each other: their factor does not matter.
+        let logit_scale = Tensor::new(INITIAL_LOGIT_SCALE as f32, device)?;
+        let (text, vision) = (ClipText::new(&texts.1, &texts.0)?, ClipVision::new(&pictures.1, &pictures.0)?);
+        Self::assembled(text, vision, logit_scale, tokenizer)?.with_scale_of(&place)
+    }
+
+    /// Takes over how pixels are scaled, as `preprocessor_config.json` in `folder` says.
+    fn with_scale_of(mut self, folder: &Path) -> Result<Self> {
         let path = folder.join("preprocessor_config.json");
         let text = model_folder::read_text(&path)?.ok_or_else(|| Error::file(&path, "not found"))?;
         let preprocessor: Value =
             serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
-        for (key, values) in [("image_mean", &mut clip.mean), ("image_std", &mut clip.std)] {
+        for (key, values) in [("image_mean", &mut self.mean), ("image_std", &mut self.std)] {
             *values = serde_json::from_value(preprocessor[key].clone())
                 .map_err(|e| Error::file(&path, format!("{key} is not three numbers: {e}")))?;
         }
-        Ok(clip)
+        Ok(self)
     }
 
     /// The config that the towers were built from.
@@ -159,7 +192,7 @@ impl Clip {
         })
     }
 
-    /// Texts in the joint space, `(texts, projection_dim)`, not normalised. Tokens beyond the window are cut off. Windows end
+    /// Texts in the joint space, `(texts, projection_dim)`, not normalised; `pooled_output` of a text tower without projection. Tokens beyond the window are cut off. Windows end
     /// where the longest text does: no position sees a later one, so the padding changes nothing.
     ///
     /// # Errors
@@ -172,7 +205,8 @@ impl Clip {
         let longest = windows.iter().map(length).max().unwrap_or(0);
         let ids: Vec<u32> = windows.iter().flat_map(|ids| ids[..longest].iter().copied()).collect();
         let ids = Tensor::from_vec(ids, (texts.len(), longest), self.logit_scale.device())?;
-        projected(self.text.forward(&ids, &mut NoProbe)?.text_embeds, "text_projection")
+        let output = self.text.forward(&ids, &mut NoProbe)?;
+        Ok(output.text_embeds.unwrap_or(output.pooled_output))
     }
 
     /// Pictures `(pictures, 3, image_size, image_size)`, normalised as the model was trained, in the joint space:
@@ -181,7 +215,8 @@ impl Clip {
     /// # Errors
     /// Pictures of another size.
     pub fn image_embeds(&self, pixels: &Tensor) -> Result<Tensor> {
-        projected(self.vision.forward(pixels, &mut NoProbe)?.image_embeds, "visual_projection")
+        let embeds = self.vision.forward(pixels, &mut NoProbe)?.image_embeds;
+        embeds.ok_or_else(|| Error::request("the model has no visual_projection"))
     }
 
     /// Unit vectors of texts.
@@ -221,10 +256,6 @@ impl Clip {
 pub fn cosines(queries: &[Vec<f32>], candidates: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum();
     queries.iter().map(|query| candidates.iter().map(|candidate| dot(query, candidate)).collect()).collect()
-}
-
-fn projected(embeds: Option<Tensor>, name: &str) -> Result<Tensor> {
-    embeds.ok_or_else(|| Error::request(format!("the model has no {name}")))
 }
 
 fn directions(embeds: &Tensor) -> Result<Vec<Vec<f32>>> {

@@ -3,7 +3,7 @@
 use super::judge::{Judge, Opinion};
 use super::{KernelDistance, kernel_distance, ssim};
 use crate::data::{Split, caption::Caption};
-use crate::generate::image::{Control, ImageRequest, Pipeline};
+use crate::generate::image::{BestOf, Control, ImageRequest, Pipeline};
 use crate::image_file::{Picture, grid};
 use crate::train::pictures::Pictures;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ pub struct Settings {
     pub steps: usize,
     /// Classifier-free guidance.
     pub guidance: f64,
-    /// Seed of the first picture; each further one has the next.
+    /// Seed of the first picture; each further one has the next, or the one after the last candidate's.
     pub seed: u64,
 }
 
@@ -109,13 +109,14 @@ struct Task {
     index: usize,
 }
 
-/// Asks the model for pictures and has the judge look at them. `on_progress` is told how many of all pictures are made, and
-/// can stop.
+/// Asks the model for pictures, or for the best of several, and has the judge look at them. `on_progress` is told how many of
+/// all pictures are made, and can stop.
 ///
 /// # Errors
 /// Data without training pictures that have names, concepts that the judge does not know; [`Error::Cancelled`].
 pub fn picture_model(
     pipeline: &Pipeline,
+    best_of: Option<&BestOf>,
     judge: &Judge,
     pictures: &Pictures,
     settings: &Settings,
@@ -138,6 +139,8 @@ pub fn picture_model(
             .with_help("judge with a classifier that was trained on the same data"));
     }
 
+    // Each picture has seeds of its own, and each of its candidates one of them.
+    let stride = best_of.map_or(1, BestOf::count) as u64;
     let (mut done, mut seconds) = (0, Vec::new());
     let mut make = |tasks: &[Task]| -> Result<Vec<Picture>> {
         tasks
@@ -148,10 +151,14 @@ pub fn picture_model(
                     prompt: escaped(&task.prompt),
                     steps: settings.steps,
                     guidance: settings.guidance,
-                    seed: Some(settings.seed + done as u64),
+                    seed: Some(settings.seed.wrapping_add(done as u64 * stride)),
                     ..ImageRequest::default()
                 };
-                let mut made = pipeline.generate(&request, &mut |_| Control::Continue)?;
+                let mut go_on = |_| Control::Continue;
+                let mut made = match best_of {
+                    Some(best_of) => pipeline.generate_best(&request, best_of, &mut go_on)?.generation,
+                    None => pipeline.generate(&request, &mut go_on)?,
+                };
                 seconds.push(began.elapsed().as_secs_f64());
                 done += 1;
                 if on_progress(done, all) == Control::Stop {

@@ -10,7 +10,8 @@ use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
 use crate::data::caption::Caption;
 use crate::data::{Record, Split};
-use crate::evaluate::clip::{Clip, ClipConfig, cosines};
+use crate::digest::{combined, model_digest};
+use crate::evaluate::clip::{Clip, ClipConfig, IMAGE_ENCODER, cosines};
 use crate::evaluate::retrieval::{recall, transposed};
 use crate::image_file::{Picture, grid, write_atomically};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
@@ -42,6 +43,10 @@ pub struct Settings {
     /// Folder of a CLIP model, as [`Objective::export`] writes it, to begin with: its tokenizer, towers and weights are taken,
     /// and the settings below do not count.
     pub start: Option<PathBuf>,
+    /// Folder that holds `text_encoder/` and `tokenizer/` of a picture model: the text tower stays as it is there, and only a
+    /// picture tower is trained, which learns to point where the texts do ("locked" tuning, Zhai et al. 2022,
+    /// <https://arxiv.org/abs/2111.07991>, there with the picture tower locked). `conjure image --best-of` judges with it.
+    pub locked_text: Option<PathBuf>,
     /// Most tokens of the vocabulary, which is learned from the captions.
     pub vocabulary_size: usize,
     /// Tokens of a text, start and end included.
@@ -82,6 +87,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             start: None,
+            locked_text: None,
             vocabulary_size: 8192,
             context_length: 32,
             projection_dim: 256,
@@ -94,33 +100,35 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The towers' configs for a tokenizer and pictures of `size` pixels.
-    fn config(&self, tokenizer: &ClipTokenizer, size: usize) -> ClipConfig {
+    /// The text tower's config for a tokenizer.
+    fn text_config(&self, tokenizer: &ClipTokenizer) -> ClipTextConfig {
         let ids = [("bos", tokenizer.start_id()), ("pad", tokenizer.padding_id())];
-        ClipConfig {
-            text: ClipTextConfig {
-                architectures: vec!["CLIPTextModelWithProjection".into()],
-                vocab_size: tokenizer.vocabulary_size(),
-                hidden_size: self.text.hidden_size,
-                intermediate_size: self.text.intermediate_size,
-                projection_dim: self.projection_dim,
-                num_hidden_layers: self.text.num_hidden_layers,
-                num_attention_heads: self.text.num_attention_heads,
-                max_position_embeddings: tokenizer.context_length(),
-                eos_token_id: tokenizer.end_id(),
-                other: ids.into_iter().map(|(name, id)| (format!("{name}_token_id"), id.into())).collect(),
-                ..ClipTextConfig::default()
-            },
-            vision: ClipVisionConfig {
-                hidden_size: self.vision.hidden_size,
-                intermediate_size: self.vision.intermediate_size,
-                projection_dim: self.projection_dim,
-                num_hidden_layers: self.vision.num_hidden_layers,
-                num_attention_heads: self.vision.num_attention_heads,
-                image_size: size,
-                patch_size: self.patch_size,
-                ..ClipVisionConfig::vit_b_32()
-            },
+        ClipTextConfig {
+            architectures: vec!["CLIPTextModelWithProjection".into()],
+            vocab_size: tokenizer.vocabulary_size(),
+            hidden_size: self.text.hidden_size,
+            intermediate_size: self.text.intermediate_size,
+            projection_dim: self.projection_dim,
+            num_hidden_layers: self.text.num_hidden_layers,
+            num_attention_heads: self.text.num_attention_heads,
+            max_position_embeddings: tokenizer.context_length(),
+            eos_token_id: tokenizer.end_id(),
+            other: ids.into_iter().map(|(name, id)| (format!("{name}_token_id"), id.into())).collect(),
+            ..ClipTextConfig::default()
+        }
+    }
+
+    /// The picture tower's config for pictures of `size` pixels and a joint space of `projection_dim` features.
+    fn vision_config(&self, size: usize, projection_dim: usize) -> ClipVisionConfig {
+        ClipVisionConfig {
+            hidden_size: self.vision.hidden_size,
+            intermediate_size: self.vision.intermediate_size,
+            projection_dim,
+            num_hidden_layers: self.vision.num_hidden_layers,
+            num_attention_heads: self.vision.num_attention_heads,
+            image_size: size,
+            patch_size: self.patch_size,
+            ..ClipVisionConfig::vit_b_32()
         }
     }
 }
@@ -132,6 +140,7 @@ pub struct ClipObjective {
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
+    digest: String,
 }
 
 impl ClipObjective {
@@ -147,8 +156,16 @@ impl ClipObjective {
                 .with_help("the larger the batch the better; 128 is a good beginning"));
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
-        let (params, config, tokenizer) = match &settings.start {
-            Some(folder) => {
+        let seeded = || Params::seeded(recipe.seed, DType::F32, &device).trainable();
+        let mut digest = pictures.digest().to_owned();
+        let (clip, params) = match (&settings.start, &settings.locked_text) {
+            (Some(_), Some(_)) => {
+                return Err(Error::request(
+                    "clip.start begins with both towers of a model, clip.locked_text with a text tower",
+                )
+                .with_help("leave one of them out"));
+            }
+            (Some(folder), None) => {
                 let before = Clip::open(folder, &device)?;
                 let size = before.vision.config().image_size;
                 if size != pictures.size() {
@@ -158,19 +175,31 @@ impl ClipObjective {
                         folder.display()
                     )));
                 }
-                (model_folder::load(folder, &device)?, before.config(), before.tokenizer)
+                let params = model_folder::load(folder, &device)?.trainable();
+                (Clip::new(&params, &before.config(), before.tokenizer)?, params)
             }
-            None => {
+            (None, Some(folder)) => {
+                let [text_encoder, tokenizer] = ["text_encoder", "tokenizer"].map(|name| folder.join(name));
+                digest = combined(&[&digest, &model_digest(&text_encoder)?, &model_digest(&tokenizer)?]);
+                let (text, texts) = model_folder::open(&text_encoder, ClipTextConfig::from_json, &device)?;
+                let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
+                let config = ClipConfig { vision: settings.vision_config(pictures.size(), width), text };
+                let params = seeded();
+                (Clip::of_towers(&texts, &params, &config, ClipTokenizer::load(&tokenizer)?)?, params)
+            }
+            (None, None) => {
                 let texts = captions(&pictures, recipe.seed);
                 let tokenizer = train_bpe::train(texts, settings.vocabulary_size, settings.context_length)?;
-                let config = settings.config(&tokenizer, pictures.size());
-                (Params::seeded(recipe.seed, DType::F32, &device), config, tokenizer)
+                let config = ClipConfig {
+                    text: settings.text_config(&tokenizer),
+                    vision: settings.vision_config(pictures.size(), settings.projection_dim),
+                };
+                let params = seeded();
+                (Clip::new(&params, &config, tokenizer)?, params)
             }
         };
-        let params = params.trainable();
-        let clip = Clip::new(&params, &config, tokenizer)?;
         let networks = vec![Network::new("clip", &params)?];
-        Ok(Self { settings, clip, networks, params, pictures })
+        Ok(Self { settings, clip, networks, params, pictures, digest })
     }
 
     fn training(&self, batch: &Batch) -> Vec<usize> {
@@ -203,6 +232,12 @@ impl ClipObjective {
         let all = self.pictures.split(split);
         let count = count.min(all.len());
         (0..count).map(|i| all[i * all.len() / count]).collect()
+    }
+
+    fn write_preprocessor(&self, folder: &Path) -> Result<()> {
+        write_atomically(&folder.join("preprocessor_config.json"), |file| {
+            writeln!(file, "{:#}", self.clip.preprocessor())
+        })
     }
 
     fn directions(&self, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
@@ -273,7 +308,7 @@ impl Objective for ClipObjective {
     }
 
     fn data_digest(&self) -> String {
-        self.pictures.digest().to_owned()
+        self.digest.clone()
     }
 
     fn describe(&self, index: usize) -> String {
@@ -354,13 +389,17 @@ impl Objective for ClipObjective {
     }
 
     /// A folder of transformers' `CLIPModel` with its processor; in it `text_encoder/` and `tokenizer/` as a diffusers pipeline
-    /// has them.
+    /// has them. With a locked text tower `image_encoder/` alone: transformers' `CLIPVisionModelWithProjection`.
     fn export(&mut self, folder: &Path) -> Result<()> {
-        let variables = self.params.variables();
+        let mut variables = self.params.variables();
+        if self.settings.locked_text.is_some() {
+            let place = folder.join(IMAGE_ENCODER);
+            variables.remove("logit_scale");
+            model_folder::write(&place, TRANSFORMERS_FILE, self.clip.vision.config(), None, &half(&variables)?)?;
+            return self.write_preprocessor(&place);
+        }
         model_folder::write(folder, TRANSFORMERS_FILE, &self.clip.config().to_json(), None, &half(&variables)?)?;
-        write_atomically(&folder.join("preprocessor_config.json"), |file| {
-            writeln!(file, "{:#}", self.clip.preprocessor())
-        })?;
+        self.write_preprocessor(folder)?;
         self.clip.tokenizer.save(folder)?;
         self.clip.tokenizer.save(&folder.join("tokenizer"))?;
         let mut config = json!(self.clip.config().text);

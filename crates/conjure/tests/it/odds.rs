@@ -2,6 +2,7 @@
 
 use conjure::explain::odds::{Odds, of_model};
 use conjure::generate::text::{LanguageModel, Prompt, Sampling, TextRequest};
+use conjure::tokens::Tokenizer;
 use conjure_core::weights::{self, TensorSource};
 use conjure_core::{DType, Device};
 use std::collections::BTreeMap;
@@ -99,6 +100,20 @@ fn an_encoder_decoders_odds_are_of_its_target() {
     let decoder = Recorded::open("decoder/llama");
     let prompt = Prompt::Ids(vec![1, 2]);
     assert!(of_model(&decoder.path(), &prompt, Some(&prompt), 4).is_err());
+}
+
+/// Source and target have a tokenizer each: both texts are cut as the fixture's translator cuts them.
+#[test]
+fn a_target_given_as_text_is_cut_by_the_targets_tokenizer() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/translate/marian");
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let text = "the cat has a small table";
+    let (cut, as_source) = (tokenizer.encode_target(text, true).unwrap(), tokenizer.encode(text, true).unwrap());
+    assert_ne!(cut, as_source, "the fixture cannot tell the two tokenizers apart");
+    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&Prompt::Text(text.into())), 1).unwrap();
+    assert_eq!(odds.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), cut);
+    let same = of_model(&folder, &Prompt::Ids(as_source), Some(&Prompt::Ids(cut)), 1).unwrap();
+    assert_eq!(odds, same);
 }
 
 #[test]

@@ -18,8 +18,6 @@ const SCORED: usize = 64;
 pub(super) struct Translator {
     model: EncoderDecoder,
     tokenizer: Option<Tokenizer>,
-    /// Whether targets are cut into tokens by a model of their own.
-    own_target: bool,
 }
 
 impl Translator {
@@ -31,11 +29,16 @@ impl Translator {
         Ok(Self {
             model: EncoderDecoder::new(&Params::load(source, DType::F32, &Device::Cpu), &config)?,
             tokenizer: tokenizer.then(|| Tokenizer::from_folder(folder)).transpose()?,
-            own_target: has("target.spm") && !has("tokenizer.json"),
         })
     }
 
-    fn encode(&self, prompt: &Prompt, vocabulary: usize) -> Result<Vec<u32>> {
+    /// `cut` cuts a text into tokens, as one of the source or of the target language.
+    fn encode(
+        &self,
+        prompt: &Prompt,
+        vocabulary: usize,
+        cut: impl Fn(&Tokenizer, &str) -> Result<Vec<u32>>,
+    ) -> Result<Vec<u32>> {
         let ids = match prompt {
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => {
@@ -43,7 +46,7 @@ impl Translator {
                     Error::request("the model's folder has no tokenizer")
                         .with_help("give token ids with --tokens and --target-tokens")
                 })?;
-                tokenizer.encode(text, true)?
+                cut(tokenizer, text)?
             }
         };
         if ids.is_empty() {
@@ -62,13 +65,9 @@ impl Translator {
     /// Entry `i` is the prediction of target token `i` from the source and the target's tokens before it. A text's target
     /// ends with the token that ends an answer.
     pub fn odds(&self, source: &Prompt, target: &Prompt, alternatives: usize) -> Result<Odds> {
-        if self.own_target && matches!(target, Prompt::Text(_)) {
-            return Err(Error::request("the model's target has a tokenizer of its own, target.spm")
-                .with_help("give the target's token ids with --target-tokens"));
-        }
         let config = self.model.config();
-        let source = self.encode(source, config.source_vocabulary())?;
-        let target = self.encode(target, config.target_vocabulary())?;
+        let source = self.encode(source, config.source_vocabulary(), |tokenizer, text| tokenizer.encode(text, true))?;
+        let target = self.encode(target, config.target_vocabulary(), |tokenizer, text| tokenizer.encode_target(text, true))?;
         let text = |id| self.tokenizer.as_ref().and_then(|t| t.token_text(id)).unwrap_or_default();
         let row = |ids: &[u32]| -> Result<Tensor> { Ok(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?) };
         let memory = self.model.encode(&row(&source)?, None, &mut NoProbe)?; // (1, source, d_model)

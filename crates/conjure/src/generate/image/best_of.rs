@@ -6,8 +6,8 @@
 use super::pipeline::{Control, Event, Generation, Pipeline, tell};
 use super::random_seed;
 use super::request::ImageRequest;
-use crate::digest::model_digest;
-use crate::evaluate::clip::{Clip, cosines};
+use crate::digest::{combined, model_digest};
+use crate::evaluate::clip::{Clip, IMAGE_ENCODER, cosines};
 use crate::tokens::Prompt;
 use crate::{Error, Result};
 use conjure_core::Device;
@@ -44,9 +44,14 @@ pub struct Chosen {
     pub scores: Vec<f32>,
 }
 
+/// Whether a picture model brings a judge of its candidates with it: an `image_encoder/` beside its text encoder.
+pub fn has_judge(model: &Path) -> bool {
+    model.join(IMAGE_ENCODER).join("config.json").is_file()
+}
+
 impl BestOf {
-    /// The best of `count` candidates, as CLIP in `folder` judges, which transformers saved as a `CLIPModel` with its processor
-    /// or the objective `clip` exported.
+    /// The best of `count` candidates, as CLIP in `folder` judges: a `CLIPModel` with its processor as transformers saves it or
+    /// the objective `clip` exports it, or a picture model with an `image_encoder/` ([`Clip::open`]).
     ///
     /// # Errors
     /// A count of 0 or over [`MAX_CANDIDATES`]; a folder that holds no CLIP with both towers.
@@ -59,7 +64,20 @@ impl BestOf {
             return Err(Error::file(folder, "there is no such folder")
                 .with_help("the judge is a folder of a CLIP model, as conjure train recipes/clip.toml exports it"));
         }
-        Ok(Self { judge: Clip::open(folder, device)?, digest: model_digest(folder)?, count })
+        let judge = Clip::open(folder, device)?;
+        let digest = if has_judge(folder) {
+            let parts = ["tokenizer", "text_encoder", IMAGE_ENCODER].map(|name| model_digest(&folder.join(name)));
+            let [a, b, c] = parts;
+            combined(&[&a?, &b?, &c?])
+        } else {
+            model_digest(folder)?
+        };
+        Ok(Self { judge, digest, count })
+    }
+
+    /// Candidates.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// [`model_digest`] of the judge.

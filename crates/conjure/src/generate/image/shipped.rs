@@ -42,6 +42,8 @@ pub struct Recommended {
     pub guidance_scale: Option<f64>,
     /// How many times higher and wider finished pictures are made: 2 or 4, or 1 for not at all.
     pub upscale: Option<usize>,
+    /// Candidates of which the model's own judge keeps the best, where no seed names one picture.
+    pub best_of: Option<usize>,
 }
 
 impl Recommended {
@@ -65,10 +67,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Recommended::read(folder.path()).unwrap(), Recommended::default());
         let path = folder.path().join("generation_config.json");
-        std::fs::write(&path, r#"{ "num_inference_steps": 20, "guidance_scale": 3.5, "upscale": 2, "other": 1 }"#)
-            .unwrap();
+        std::fs::write(
+            &path,
+            r#"{ "num_inference_steps": 20, "guidance_scale": 3.5, "upscale": 2, "best_of": 4, "other": 1 }"#,
+        )
+        .unwrap();
         let read = Recommended::read(folder.path()).unwrap();
-        assert_eq!(read, Recommended { num_inference_steps: Some(20), guidance_scale: Some(3.5), upscale: Some(2) });
+        let expected = Recommended {
+            num_inference_steps: Some(20),
+            guidance_scale: Some(3.5),
+            upscale: Some(2),
+            best_of: Some(4),
+        };
+        assert_eq!(read, expected);
         std::fs::write(&path, r#"{ "num_inference_steps": "many" }"#).unwrap();
         let error = Recommended::read(folder.path()).unwrap_err();
         assert!(error.to_string().contains("generation_config.json: cannot be read"), "{error}");
