@@ -2,12 +2,14 @@
 
 use crate::image_file::write_atomically;
 use crate::{Error, Result};
-use conjure_core::weights::{self, Params};
+use conjure_core::weights::{self, Params, Renamed};
 use conjure_core::{DType, Device, Tensor, Var};
+use conjure_models::clip_text::{self, ClipTextConfig};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Name of the weights' file in transformers' folders.
 pub const TRANSFORMERS_FILE: &str = "model.safetensors";
@@ -51,6 +53,16 @@ pub fn config<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result
         Error::Request { message, help } => Error::File { path, message, help },
         other => other,
     })
+}
+
+/// A CLIP text encoder as transformers saves it, whatever version named its tensors.
+///
+/// # Errors
+/// Its config or weights are missing or damaged.
+pub fn open_clip_text(folder: &Path, device: &Device) -> Result<(ClipTextConfig, Params)> {
+    let config = config(folder, ClipTextConfig::from_json)?;
+    let source = Renamed::by(weights::open(weights::locate(folder)?)?, clip_text::canonical_key)?;
+    Ok((config, Params::load(Arc::new(source), DType::F32, device)))
 }
 
 /// The weights in `folder`, in f32, for `device`.

@@ -17,7 +17,7 @@
 use conjure_core::blocks::padding_mask;
 use conjure_core::blocks::{Activation, Attention, AttentionConfig, AttentionNames, Embedding, LayerNorm, Linear};
 use conjure_core::probe::{Probe, Quantity, offer};
-use conjure_core::weights::{Init, Params, Renamed, TensorSource, View};
+use conjure_core::weights::{Init, Params, Renamed, TensorSource};
 use conjure_core::{D, Error, Result, Tensor, ops};
 use std::sync::Arc;
 
@@ -45,9 +45,7 @@ pub fn canonical_key(stored: &str) -> Option<String> {
 /// # Errors
 /// None with the names of this family.
 pub fn renamed(source: Arc<dyn TensorSource>) -> Result<Renamed> {
-    let views: Vec<_> =
-        source.infos().keys().filter_map(|stored| Some((canonical_key(stored)?, View::as_is(stored)))).collect();
-    Renamed::new(source, views)
+    Renamed::by(source, canonical_key)
 }
 
 #[derive(Clone, Debug)]

@@ -146,12 +146,12 @@ impl Clip {
             let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
             return Self::new(&params, &config, ClipTokenizer::load(folder)?)?.with_scale_of(folder);
         }
-        let texts = model_folder::open(&folder.join("text_encoder"), ClipTextConfig::from_json, device)?;
-        let pictures = model_folder::open(&place, ClipVisionConfig::from_json, device)?;
+        let (text, texts) = model_folder::open_clip_text(&folder.join("text_encoder"), device)?;
+        let (vision, pictures) = model_folder::open(&place, ClipVisionConfig::from_json, device)?;
         let tokenizer = ClipTokenizer::load(&folder.join("tokenizer"))?;
         // Cosines are compared with each other: their factor does not matter.
         let logit_scale = Tensor::new(INITIAL_LOGIT_SCALE as f32, device)?;
-        let (text, vision) = (ClipText::new(&texts.1, &texts.0)?, ClipVision::new(&pictures.1, &pictures.0)?);
+        let (text, vision) = (ClipText::new(&texts, &text)?, ClipVision::new(&pictures, &vision)?);
         Self::assembled(text, vision, logit_scale, tokenizer)?.with_scale_of(&place)
     }
 

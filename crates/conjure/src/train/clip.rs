@@ -181,7 +181,7 @@ impl ClipObjective {
             (None, Some(folder)) => {
                 let [text_encoder, tokenizer] = ["text_encoder", "tokenizer"].map(|name| folder.join(name));
                 digest = combined(&[&digest, &model_digest(&text_encoder)?, &model_digest(&tokenizer)?]);
-                let (text, texts) = model_folder::open(&text_encoder, ClipTextConfig::from_json, &device)?;
+                let (text, texts) = model_folder::open_clip_text(&text_encoder, &device)?;
                 let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
                 let config = ClipConfig { vision: settings.vision_config(pictures.size(), width), text };
                 let params = seeded();

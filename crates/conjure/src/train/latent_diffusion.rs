@@ -20,7 +20,7 @@ use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::weights::Params;
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
-use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use conjure_models::clip_text::ClipText;
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl LatentDiffusion {
 
         let autoencoder_config = model_folder::config(&settings.autoencoder, AutoencoderKlConfig::from_json)?;
         let text_folder = settings.text.join("text_encoder");
-        let text_config = model_folder::config(&text_folder, ClipTextConfig::from_json)?;
+        let (text_config, text_params) = model_folder::open_clip_text(&text_folder, &device)?;
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         if settings.model.in_channels != autoencoder_config.latent_channels
             || settings.model.out_channels != autoencoder_config.latent_channels
@@ -134,7 +134,7 @@ impl LatentDiffusion {
         }
         let autoencoder =
             AutoencoderKl::new(&model_folder::load(&settings.autoencoder, &device)?, &autoencoder_config)?;
-        let text_encoder = ClipText::new(&model_folder::load(&text_folder, &device)?, &text_config)?;
+        let text_encoder = ClipText::new(&text_params, &text_config)?;
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
             Some(folder) => model_folder::load(folder, &device)?,

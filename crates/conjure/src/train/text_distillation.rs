@@ -19,7 +19,7 @@ use conjure_core::Tensor;
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator as _;
 use conjure_core::weights::Params;
-use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use conjure_models::clip_text::ClipText;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ impl TextDistillation {
             return Err(Error::request(format!("english is {}, not 0 to 1", settings.english)));
         }
         let folder = settings.text.join("text_encoder");
-        let (config, params) = model_folder::open(&folder, ClipTextConfig::from_json, &recipe.device.open()?)?;
+        let (config, params) = model_folder::open_clip_text(&folder, &recipe.device.open()?)?;
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         let teacher = ClipText::new(&params, &config)?;
         let params = params.trainable();

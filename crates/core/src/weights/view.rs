@@ -113,6 +113,16 @@ impl Renamed {
         Ok(Self { inner, views: kept, infos })
     }
 
+    /// `inner` with every tensor under the name that `canonical` gives it; those without one are not seen.
+    ///
+    /// # Errors
+    /// None: nothing is transformed.
+    pub fn by(inner: Arc<dyn TensorSource>, canonical: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let views: Vec<_> =
+            inner.infos().keys().filter_map(|stored| Some((canonical(stored)?, View::as_is(stored)))).collect();
+        Self::new(inner, views)
+    }
+
     /// Names of stored tensors that no view shows.
     pub fn unused(&self) -> Vec<String> {
         let used: BTreeSet<&str> = self.views.values().map(|view| view.source_name.as_str()).collect();

@@ -32,9 +32,7 @@ impl Sources {
                 "vae" => Some(autoencoder_kl::canonical_key(name)),
                 _ => Some(name.to_owned()),
             };
-            let views: Vec<_> =
-                stored.infos().keys().filter_map(|name| Some((canonical(name)?, View::as_is(name)))).collect();
-            components.insert(component, Arc::new(Renamed::new(stored, views)?) as Arc<dyn TensorSource>);
+            components.insert(component, Arc::new(Renamed::by(stored, canonical)?) as Arc<dyn TensorSource>);
         }
         Ok(Self { components })
     }

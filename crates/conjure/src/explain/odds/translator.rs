@@ -67,7 +67,8 @@ impl Translator {
     pub fn odds(&self, source: &Prompt, target: &Prompt, alternatives: usize) -> Result<Odds> {
         let config = self.model.config();
         let source = self.encode(source, config.source_vocabulary(), |tokenizer, text| tokenizer.encode(text, true))?;
-        let target = self.encode(target, config.target_vocabulary(), |tokenizer, text| tokenizer.encode_target(text, true))?;
+        let target =
+            self.encode(target, config.target_vocabulary(), |tokenizer, text| tokenizer.encode_target(text, true))?;
         let text = |id| self.tokenizer.as_ref().and_then(|t| t.token_text(id)).unwrap_or_default();
         let row = |ids: &[u32]| -> Result<Tensor> { Ok(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?) };
         let memory = self.model.encode(&row(&source)?, None, &mut NoProbe)?; // (1, source, d_model)

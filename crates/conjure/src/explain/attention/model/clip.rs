@@ -7,7 +7,7 @@ use crate::model_folder;
 use crate::tokens::ClipTokenizer;
 use conjure_core::probe::Probe;
 use conjure_core::{Device, Tensor};
-use conjure_models::clip_text::{ClipText, ClipTextConfig};
+use conjure_models::clip_text::ClipText;
 use std::path::Path;
 
 /// CLIP's text encoder.
@@ -19,7 +19,7 @@ pub(super) struct Clip {
 impl Clip {
     /// The folder with `config.json` and weights; the tokenizer is there, or in the folder `tokenizer` beside it.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, ClipTextConfig::from_json, &Device::Cpu)?;
+        let (config, params) = model_folder::open_clip_text(folder, &Device::Cpu)?;
         let beside = folder.parent().map(|parent| parent.join("tokenizer")).filter(|place| place.is_dir());
         let tokenizer = ClipTokenizer::load(beside.as_deref().unwrap_or(folder))?;
         Ok(Self { model: ClipText::new(&params, &config)?, tokenizer })
