@@ -13,11 +13,12 @@ steps = 60
 batch = 4
 optimizer = { learning_rate = 2e-2, weight_decay = 0.0 }
 schedule = { shape = "constant", warmup = 0 }
-report = { every = 10, validate = 0, samples = 0 }
+report = { every = 10, validate = 0, samples = 30 }
 [language_model]
 texts = ["texts"]
 context = 20
 held_out = 0.0
+prompts = ["the heron and", ""]
 lora = { rank = 8, alpha = 16.0 }
 "#;
 
@@ -32,6 +33,15 @@ fn an_adapter_is_trained_measured_and_used() {
         .conjure(&["train", "lm.toml", "--out", "run", "--set", &format!("language_model.start={BASE:?}")])
         .succeeded();
     assert_eq!(trained.stdout.trim(), "run/export");
+
+    // What it writes on the way is kept, and is what the adapter writes afterwards.
+    let sample = |step: u32| fs::read_to_string(desk.path(&format!("run/samples/step-{step:08}.txt"))).unwrap();
+    let args = ["text", "the heron and", "-m", BASE, "--lora", "run/export", "--seed", "0", "--max-tokens", "100"];
+    let said = desk.conjure(&args).succeeded().stdout;
+    let last = sample(60);
+    let written = last.strip_prefix("--- the heron and\n").unwrap();
+    assert!(said.trim().contains(written[..20].trim()), "{said:?} {written:?}");
+    assert!(last.contains("\n\n--- \n") && sample(30) != last, "{last}");
 
     let measure = |more: &[&str]| -> Value {
         let args = ["evaluate", "perplexity", "texts/a.txt", "b.txt", "-m", BASE, "--context", "40", "--json"];

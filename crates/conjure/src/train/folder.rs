@@ -80,8 +80,9 @@ impl RunFolder {
         self.root.join("loss.svg")
     }
 
-    pub fn samples(&self, step: u64) -> PathBuf {
-        self.root.join(format!("samples/step-{step:08}.png"))
+    /// Where what was made after `step` updates is kept: a sheet of pictures (`png`) or texts (`txt`).
+    pub fn samples(&self, step: u64, extension: &str) -> PathBuf {
+        self.root.join(format!("samples/step-{step:08}.{extension}"))
     }
 
     pub fn export(&self) -> PathBuf {

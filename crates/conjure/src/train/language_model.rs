@@ -68,6 +68,8 @@ pub struct Settings {
     pub start: Option<PathBuf>,
     /// Train low-rank adapters beside the model of `start` instead of its weights.
     pub lora: Option<LoraSettings>,
+    /// Beginnings of texts that are written to look at; an empty one stands for the beginning of any text.
+    pub prompts: Vec<String>,
     /// Type of the numbers that are written.
     pub stored: Stored,
 }
@@ -87,6 +89,7 @@ impl Default for Settings {
             model: Value::Null,
             start: None,
             lora: None,
+            prompts: vec![String::new()],
             stored: Stored::default(),
         }
     }
@@ -280,6 +283,10 @@ impl Objective for LanguageModelling {
         let bits = sum / std::f64::consts::LN_2 / bytes.max(1) as f64;
         let figures = [("loss", loss), ("perplexity", loss.exp()), ("bits_per_byte", bits)];
         Ok(figures.map(|(name, value)| (name.to_owned(), value)).to_vec())
+    }
+
+    fn sample_texts(&mut self) -> Result<Option<String>> {
+        self.model.written(&self.settings.prompts, false)
     }
 
     /// A folder that transformers and `conjure text` open; or an adapter that PEFT and `conjure text --lora` open.

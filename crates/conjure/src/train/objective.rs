@@ -116,6 +116,14 @@ pub trait Objective: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Texts that the model writes at fixed prompts and seeds, made with averaged weights.
+    ///
+    /// # Errors
+    /// The model fails.
+    fn sample_texts(&mut self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// A sheet of samples at fixed prompts and seeds, made with averaged weights.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ pub struct Settings {
     pub start: PathBuf,
     /// Train low-rank adapters beside the model instead of its weights.
     pub lora: Option<LoraSettings>,
+    /// What people say, to which answers are written to look at.
+    pub prompts: Vec<String>,
     /// Type of the numbers that are written.
     pub stored: Stored,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             label_smoothing: 0.0,
             start: PathBuf::new(),
             lora: None,
+            prompts: Vec::new(),
             stored: Stored::default(),
         }
     }
@@ -224,6 +227,11 @@ impl Objective for Preference {
             }
         }
         Ok(["loss", "margin", "accuracy"].into_iter().zip(sums).map(|(name, sum)| (name.to_owned(), sum)).collect())
+    }
+
+    fn sample_texts(&mut self) -> Result<Option<String>> {
+        let chat = self.model.words.tokenizer.chat_template().is_some();
+        self.model.written(&self.settings.prompts, chat)
     }
 
     /// A folder that transformers and `conjure chat` open; or an adapter that PEFT and `conjure chat --lora` open.

@@ -31,7 +31,7 @@ const SETTLED: u64 = 100;
 /// | `recipe.toml` | the recipe with every default |
 /// | `metrics.jsonl` | a line for each stretch of updates and each validation |
 /// | `loss.svg` | their curves |
-/// | `samples/` | sheets of samples |
+/// | `samples/` | sheets of samples, or texts |
 /// | `checkpoints/` | the last states, `best.safetensors`, and the state at a failure |
 /// | `export/` | the trained model in the ecosystem's layout |
 ///
@@ -146,8 +146,13 @@ impl Training {
         if due(report.samples) && !listener.stop {
             listener.tell(Event::Stage("making samples".into()));
             if let Some(sheet) = self.with_averages(|objective| objective.samples())? {
-                let path = self.folder.samples(step);
+                let path = self.folder.samples(step, "png");
                 listener.survive(write_png(&path, &sheet, None).map(|()| Some(path)));
+            }
+            if let Some(texts) = self.with_averages(|objective| objective.sample_texts())? {
+                let path = self.folder.samples(step, "txt");
+                let written = write_atomically(&path, |file| file.write_all(texts.as_bytes()));
+                listener.survive(written.map(|()| Some(path)));
             }
         }
         if listener.stop {

@@ -35,6 +35,8 @@ pub struct Settings {
     pub start: PathBuf,
     /// Train low-rank adapters beside the model instead of its weights.
     pub lora: Option<LoraSettings>,
+    /// What people say, to which answers are written to look at.
+    pub prompts: Vec<String>,
     /// Type of the numbers that are written.
     pub stored: Stored,
 }
@@ -47,6 +49,7 @@ impl Default for Settings {
             held_out: 0.05,
             start: PathBuf::new(),
             lora: None,
+            prompts: Vec::new(),
             stored: Stored::default(),
         }
     }
@@ -55,6 +58,7 @@ impl Default for Settings {
 /// A language model with the conversations that it learns from.
 pub struct Supervised {
     model: TextModel,
+    prompts: Vec<String>,
     train: Vec<Learned>,
     held_out: Vec<Learned>,
     warnings: Vec<String>,
@@ -93,7 +97,7 @@ impl Supervised {
         }
         digests.extend([model.words.digest(), model.digest.clone()]);
         let digest = combined(&digests.iter().map(String::as_str).collect::<Vec<_>>());
-        Ok(Self { model, train, held_out, warnings, digest })
+        Ok(Self { model, prompts: settings.prompts, train, held_out, warnings, digest })
     }
 
     /// How many conversations are trained on and held out.
@@ -151,6 +155,10 @@ impl Objective for Supervised {
         }
         let loss = sum / scored as f64;
         Ok(vec![("loss".to_owned(), loss), ("perplexity".to_owned(), loss.exp())])
+    }
+
+    fn sample_texts(&mut self) -> Result<Option<String>> {
+        self.model.written(&self.prompts, true)
     }
 
     /// A folder that transformers and `conjure chat` open; or an adapter that PEFT and `conjure chat --lora` open.

@@ -5,9 +5,10 @@ use super::decoder_lora::{DecoderLora, LoraSettings};
 use super::objective::Network;
 use super::recipe::Recipe;
 use crate::digest::{combined, model_digest};
+use crate::generate::text::{LanguageModel, Prompt, TextRequest};
 use crate::image_file::write_atomically;
 use crate::model_folder::{self, TRANSFORMERS_FILE};
-use crate::tokens::{Tokenizer, learned};
+use crate::tokens::{Message, Tokenizer, learned};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{self, MemorySource, Params, TensorSource};
@@ -35,6 +36,9 @@ const TOKENIZER_FILES: [&str; 13] = [
     "chat_template.json",
     "generation_config.json",
 ];
+
+/// Most tokens of a text that is written to look at.
+const SAMPLE_TOKENS: usize = 200;
 
 /// Type of the numbers in the files that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +85,7 @@ impl Words {
 
     /// One that was learned: the text of its `tokenizer.json`, and how many tokens its model reads at once.
     pub fn learned(text: String, context: usize) -> Result<Self> {
-        let folder = tempfile::tempdir().map_err(|e| Error::io("the folder for temporary files", e))?;
+        let folder = temporary()?;
         let files = [("tokenizer.json", text), ("tokenizer_config.json", learned::settings(context))];
         for (name, text) in files {
             let path = folder.path().join(name);
@@ -98,6 +102,16 @@ impl Words {
         })
     }
 
+    /// The tokenizer once more, for a model of its own.
+    fn again(&self) -> Result<Tokenizer> {
+        let folder = temporary()?;
+        for (name, bytes) in &self.files {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).map_err(|e| Error::io(&path, e))?;
+        }
+        Tokenizer::from_folder(folder.path())
+    }
+
     /// A digest of the files.
     pub fn digest(&self) -> String {
         let parts: Vec<String> = self.files.iter().map(|(name, bytes)| format!("{name} {}", sha256(bytes))).collect();
@@ -109,6 +123,10 @@ impl Words {
             .iter()
             .try_for_each(|(name, bytes)| write_atomically(&folder.join(name), |file| file.write_all(bytes)))
     }
+}
+
+fn temporary() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().map_err(|e| Error::io("the folder for temporary files", e))
 }
 
 /// SHA-256 in hexadecimal.
@@ -242,6 +260,43 @@ impl TextModel {
     /// The targets as a tensor `(places)`.
     pub fn targets(&self, batch: &Tokens) -> Result<Tensor> {
         Ok(Tensor::new(batch.targets.as_slice(), &self.device)?)
+    }
+
+    /// What the model writes after each of `prompts`, or with `chat` answers to it, for people to read. Each has a seed of its
+    /// own, the same in every report of a run. A prompt without tokens stands for the beginning of a text.
+    pub fn written(&self, prompts: &[String], chat: bool) -> Result<Option<String>> {
+        if prompts.is_empty() {
+            return Ok(None);
+        }
+        let tokenizer = self.words.again()?;
+        let end = self.words.end()?;
+        let model = LanguageModel::new(self.decoder.clone(), Some(tokenizer));
+        let mut all = String::new();
+        for (seed, prompt) in prompts.iter().enumerate() {
+            let tokenizer = model.tokenizer()?;
+            let mut ids = match chat {
+                true => tokenizer.encode_chat(&[Message::new("user", prompt)])?,
+                false => tokenizer.encode(prompt, true)?,
+            };
+            // Some tokenizers end every text, also one that is to go on.
+            while ids.last() == Some(&end) {
+                ids.pop();
+            }
+            if ids.is_empty() {
+                ids.push(end);
+            }
+            let room = model.context().saturating_sub(ids.len());
+            let text = if room == 0 {
+                "(the prompt fills the context)".to_owned()
+            } else {
+                let mut request = TextRequest::new(Prompt::Ids(ids.clone()));
+                (request.seed, request.max_tokens) = (seed as u64, Some(room.min(SAMPLE_TOKENS)));
+                let mut session = model.session(None)?;
+                model.answer(&mut session, ids, &request, &mut |_| true)?.text
+            };
+            all.push_str(&format!("--- {prompt}\n{text}\n\n"));
+        }
+        Ok(Some(all))
     }
 
     /// Writes what was trained: the whole model as a folder of transformers, or an adapter in PEFT's layout.

@@ -26,6 +26,8 @@ use std::path::Path;
 
 /// Draws for an example whose pair is too long, before it is left out of the batch.
 const DRAWS: usize = 4;
+/// Held-out pairs that are written down beside what is made of them.
+const SAMPLES: usize = 24;
 /// Pairs whose loss is computed at once in a validation.
 const CHUNK: usize = 64;
 
@@ -156,6 +158,19 @@ impl Translation {
     /// The translator as it is now.
     pub fn translator(&self) -> &Translator {
         &self.translator
+    }
+
+    /// What is written for these sources by the likeliest token each time.
+    fn written(&self, sources: Vec<Vec<u32>>) -> Result<Vec<String>> {
+        let request = TranslateRequest {
+            // For the settings only: the sources name their languages.
+            to: self.data.languages().first().cloned(),
+            beams: Some(1),
+            max_tokens: Some(self.settings.max_tokens),
+            ..TranslateRequest::default()
+        };
+        let written = self.translator.translate_ids(&sources, &request, &mut |_| true)?;
+        Ok(written.into_iter().map(|written| written.text).collect())
     }
 
     /// Source and target ids of a pair, if it is not too long.
@@ -326,20 +341,12 @@ impl Objective for Translation {
             sum += chunk_sum;
             count += chunk_count;
         }
-        let request = TranslateRequest {
-            // For the settings only: the sources name their languages.
-            to: self.data.languages().first().cloned(),
-            beams: Some(1),
-            max_tokens: Some(self.settings.max_tokens),
-            ..TranslateRequest::default()
-        };
-        let sources: Vec<Vec<u32>> = ids.into_iter().map(|(source, _)| source).collect();
-        let written = self.translator.translate_ids(&sources, &request, &mut |_| true)?;
+        let written = self.written(ids.into_iter().map(|(source, _)| source).collect())?;
         // What a word is to BLEU depends on the language: each target language for itself, then their mean by numbers of pairs.
         let mut by_target: BTreeMap<&str, (Vec<String>, Vec<Pair>)> = BTreeMap::new();
         for (translation, pair) in written.into_iter().zip(&self.held_out) {
             let (written, pairs) = by_target.entry(&pair.to).or_default();
-            written.push(translation.text);
+            written.push(translation);
             pairs.push(pair.clone());
         }
         let (mut bleu, mut chrf) = (0.0, 0.0);
@@ -350,6 +357,23 @@ impl Objective for Translation {
             chrf += share * scores.chrf;
         }
         Ok(vec![("loss".to_owned(), -sum / count.max(1) as f64), ("bleu".to_owned(), bleu), ("chrf".to_owned(), chrf)])
+    }
+
+    /// Held-out pairs, each with what is written for it.
+    fn sample_texts(&mut self) -> Result<Option<String>> {
+        let count = self.held_out.len().min(SAMPLES);
+        if count == 0 {
+            return Ok(None);
+        }
+        let some: Vec<&Pair> = (0..count).map(|i| &self.held_out[i * self.held_out.len() / count]).collect();
+        let mut sources = Vec::with_capacity(count);
+        for pair in &some {
+            sources.extend(self.encoded(pair)?.map(|(source, _)| source));
+        }
+        let told = |(pair, written): (&&Pair, String)| {
+            format!("{} > {}: {}\n  written: {written}\n  wanted:  {}\n", pair.from, pair.to, pair.source, pair.target)
+        };
+        Ok(Some(some.iter().zip(self.written(sources)?).map(told).collect()))
     }
 
     /// A folder that `conjure translate` opens, and transformers too where it is a Transformer: `MarianMTModel` and

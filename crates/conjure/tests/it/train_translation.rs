@@ -135,6 +135,11 @@ fn a_transformer_learns_sentences_by_heart() {
     let files =
         ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert!(files.iter().all(|file| export.join(file).is_file()));
+    let samples = std::fs::read_to_string(folder.path().join("run/samples/step-00000250.txt")).unwrap();
+    let lines: Vec<&str> = samples.lines().collect();
+    let right =
+        lines.chunks(3).filter(|of| of[1].trim().strip_prefix("written: ") == of[2].trim().strip_prefix("wanted:  "));
+    assert!(lines[0].contains(" > ") && right.count() > 0, "{samples}");
 }
 
 #[test]
