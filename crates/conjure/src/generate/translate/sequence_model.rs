@@ -9,6 +9,9 @@ use conjure_models::lstm_attention::{self, LstmAttention, LstmAttentionConfig};
 use serde_json::Value;
 use std::path::Path;
 
+/// Pairs whose loss is computed at once: few enough that the longest does not make all long.
+const AT_ONCE: usize = 16;
+
 /// A network that translates.
 #[derive(Clone, Debug)]
 pub enum SequenceModel {
@@ -178,11 +181,26 @@ impl SequenceModel {
     }
 
     /// The mean cross-entropy of the targets' tokens, with smoothed labels, each pair being `(source, target)`: a scalar, through
-    /// which gradients flow.
+    /// which gradients flow. Pairs of like length are read at once: names of two and of forty tokens in one batch would be
+    /// mostly padding.
     ///
     /// # Errors
-    /// Those of [`SequenceModel::forward`].
+    /// No pairs; those of [`SequenceModel::forward`].
     pub fn loss(&self, pairs: &[(Vec<u32>, Vec<u32>)], label_smoothing: f64) -> Result<Tensor> {
+        let mut sorted: Vec<&(Vec<u32>, Vec<u32>)> = pairs.iter().collect();
+        sorted.sort_by_key(|(source, target)| source.len() + target.len());
+        let tokens =
+            |pairs: &[&(Vec<u32>, Vec<u32>)]| pairs.iter().map(|(_, target)| target.len()).sum::<usize>() as f64;
+        let all = tokens(&sorted);
+        let share =
+            |pairs: &[&(Vec<u32>, Vec<u32>)]| Ok((self.loss_at_once(pairs, label_smoothing)? * (tokens(pairs) / all))?);
+        let sum = |sum: Result<Tensor>, part: Result<Tensor>| Ok((sum? + part?)?);
+        let losses = sorted.chunks(AT_ONCE).map(share);
+        losses.reduce(sum).unwrap_or_else(|| Err(Error::request("there are no pairs to take the loss of")))
+    }
+
+    /// [`SequenceModel::loss`] of pairs that are all filled up to the longest.
+    fn loss_at_once(&self, pairs: &[&(Vec<u32>, Vec<u32>)], label_smoothing: f64) -> Result<Tensor> {
         let device = self.device();
         let sources: Vec<&[u32]> = pairs.iter().map(|(source, _)| source.as_slice()).collect();
         let targets: Vec<&[u32]> = pairs.iter().map(|(_, target)| target.as_slice()).collect();
@@ -241,4 +259,63 @@ pub fn padded(rows: &[&[u32]], pad: u32, device: &Device) -> Result<(Tensor, Ten
         Tensor::from_vec(ids.collect::<Vec<_>>(), shape, device)?,
         Tensor::from_vec(mask.collect::<Vec<_>>(), shape, device)?,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn models(params: &Params) -> [SequenceModel; 2] {
+        let marian = json!({
+            "architectures": ["MarianMTModel"], "model_type": "marian", "vocab_size": 40, "d_model": 16,
+            "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+            "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "max_position_embeddings": 64,
+            "pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1, "is_encoder_decoder": true,
+            "share_encoder_decoder_embeddings": true, "tie_word_embeddings": true,
+        });
+        let lstm = json!({
+            "vocab_size": 40, "embedding_size": 16, "hidden_size": 16, "num_layers": 1, "max_position_embeddings": 64,
+            "pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1,
+        });
+        let marian = EncoderDecoderConfig::from_json(&marian.to_string()).unwrap();
+        let lstm = LstmAttentionConfig::from_json(&lstm.to_string()).unwrap();
+        [
+            SequenceModel::Transformer(EncoderDecoder::new(&params.sub("marian"), &marian).unwrap()),
+            SequenceModel::Lstm(LstmAttention::new(&params.sub("lstm"), &lstm).unwrap()),
+        ]
+    }
+
+    /// To 1e-5, the gradients relative to their largest number.
+    #[test]
+    fn pairs_of_like_length_together_have_the_loss_and_gradients_of_all_at_once() {
+        let params = Params::seeded(4, DType::F32, &Device::Cpu).trainable();
+        let models = models(&params);
+        let text =
+            |n: usize, length: usize| (0..length).map(|i| (2 + (7 * n + 5 * i) % 38) as u32).collect::<Vec<u32>>();
+        let pairs: Vec<_> = (0..40).map(|n| (text(n, 1 + n * 5 % 23), text(n + 1, 1 + n * 3 % 17))).collect();
+        let all: Vec<_> = pairs.iter().collect();
+        assert!(all.len() > 2 * AT_ONCE);
+        for model in models {
+            let (ours, plain) = (model.loss(&pairs, 0.1).unwrap(), model.loss_at_once(&all, 0.1).unwrap());
+            let number = |loss: &Tensor| loss.to_scalar::<f32>().unwrap();
+            assert!((number(&ours) - number(&plain)).abs() < 1e-5, "{ours} {plain}");
+            let (ours, plain) = (ours.backward().unwrap(), plain.backward().unwrap());
+            let mut compared = 0;
+            for (name, variable) in params.variables() {
+                let (Some(a), Some(b)) = (ours.get(&variable), plain.get(&variable)) else { continue };
+                let most =
+                    |x: &Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                assert!(most(&(a - b).unwrap()) <= 1e-5 * most(b).max(1e-2), "{name}");
+                compared += 1;
+            }
+            assert!(compared > 10, "{compared}");
+        }
+    }
+
+    #[test]
+    fn no_pairs_have_no_loss() {
+        let [model, _] = models(&Params::seeded(4, DType::F32, &Device::Cpu));
+        assert!(model.loss(&[], 0.1).unwrap_err().to_string().contains("no pairs"));
+    }
 }
