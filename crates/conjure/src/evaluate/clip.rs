@@ -64,6 +64,27 @@ impl ClipConfig {
         })
     }
 
+    /// Refuses towers that do not fit each other or the tokenizer.
+    fn check(&self, tokenizer: &ClipTokenizer) -> Result<()> {
+        let Self { text, vision } = self;
+        let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
+        if width != vision.projection_dim {
+            return Err(Error::request(format!(
+                "texts are projected to {width} features, pictures to {}",
+                vision.projection_dim
+            )));
+        }
+        let (ids, tokens) = (tokenizer.vocabulary_size(), tokenizer.context_length());
+        if ids > text.vocab_size || tokens > text.max_position_embeddings {
+            return Err(Error::request(format!(
+                "the tokenizer has {ids} ids and windows of {tokens} tokens, the text tower {} and {}",
+                text.vocab_size, text.max_position_embeddings
+            ))
+            .with_help("tokenizer and towers come from different models"));
+        }
+        Ok(())
+    }
+
     /// The `config.json`.
     pub fn to_json(&self) -> Value {
         json!({
@@ -97,41 +118,23 @@ impl Clip {
     /// # Errors
     /// Configs that cannot be built or do not fit each other or the tokenizer, missing or misshapen parameters.
     pub fn new(params: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
-        Self::of_towers(params, params, config, tokenizer)
+        Self::of_towers(params, params, logit_scale(params)?, config, tokenizer)
     }
 
-    /// As [`Clip::new`], with the text tower below `texts`, the picture tower and `logit_scale` below `pictures`. A text tower
-    /// without projection makes the joint space itself: it is the space of its `pooled_output`.
+    /// As [`Clip::new`], with the text tower below `texts` and the picture tower below `pictures`. A text tower without
+    /// projection makes the joint space itself: it is the space of its `pooled_output`.
     ///
     /// # Errors
     /// As for [`Clip::new`].
-    pub fn of_towers(texts: &Params, pictures: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
-        let logit_scale = pictures.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))?;
-        Self::assembled(
-            ClipText::new(texts, &config.text)?,
-            ClipVision::new(pictures, &config.vision)?,
-            logit_scale,
-            tokenizer,
-        )
-    }
-
-    fn assembled(text: ClipText, vision: ClipVision, logit_scale: Tensor, tokenizer: ClipTokenizer) -> Result<Self> {
-        let (texts, pictures) = (text.config(), vision.config());
-        let width = if texts.has_projection() { texts.projection_dim } else { texts.hidden_size };
-        if width != pictures.projection_dim {
-            return Err(Error::request(format!(
-                "texts are projected to {width} features, pictures to {}",
-                pictures.projection_dim
-            )));
-        }
-        let (ids, tokens) = (tokenizer.vocabulary_size(), tokenizer.context_length());
-        if ids > texts.vocab_size || tokens > texts.max_position_embeddings {
-            return Err(Error::request(format!(
-                "the tokenizer has {ids} ids and windows of {tokens} tokens, the text tower {} and {}",
-                texts.vocab_size, texts.max_position_embeddings
-            ))
-            .with_help("tokenizer and towers come from different models"));
-        }
+    pub fn of_towers(
+        texts: &Params,
+        pictures: &Params,
+        logit_scale: Tensor,
+        config: &ClipConfig,
+        tokenizer: ClipTokenizer,
+    ) -> Result<Self> {
+        config.check(&tokenizer)?;
+        let (text, vision) = (ClipText::new(texts, &config.text)?, ClipVision::new(pictures, &config.vision)?);
         Ok(Self { tokenizer, text, vision, logit_scale, mean: [0.5; 3], std: [0.5; 3] })
     }
 
@@ -151,8 +154,8 @@ impl Clip {
         let tokenizer = ClipTokenizer::load(&folder.join("tokenizer"))?;
         // Cosines are compared with each other: their factor does not matter.
         let logit_scale = Tensor::new(INITIAL_LOGIT_SCALE as f32, device)?;
-        let (text, vision) = (ClipText::new(&texts, &text)?, ClipVision::new(&pictures, &vision)?);
-        Self::assembled(text, vision, logit_scale, tokenizer)?.with_scale_of(&place)
+        let config = ClipConfig { text, vision };
+        Self::of_towers(&texts, &pictures, logit_scale, &config, tokenizer)?.with_scale_of(&place)
     }
 
     /// Takes over how pixels are scaled, as `preprocessor_config.json` in `folder` says.
@@ -250,6 +253,14 @@ impl Clip {
         }
         Ok(Tensor::from_vec(values, (pictures.len(), 3, size, size), self.logit_scale.device())?)
     }
+}
+
+/// The trained logarithm of the factor on cosines, a scalar.
+///
+/// # Errors
+/// It is missing or misshapen.
+pub fn logit_scale(params: &Params) -> Result<Tensor> {
+    params.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))
 }
 
 /// Cosines of every pair: a row for each of `queries`, both unit vectors.

@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use crate::data::caption::Caption;
 use crate::data::{Record, Split};
 use crate::digest::{combined, model_digest};
-use crate::evaluate::clip::{Clip, ClipConfig, IMAGE_ENCODER, cosines};
+use crate::evaluate::clip::{Clip, ClipConfig, IMAGE_ENCODER, cosines, logit_scale};
 use crate::evaluate::retrieval::{recall, transposed};
 use crate::image_file::{Picture, grid, write_atomically};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
@@ -59,6 +59,8 @@ pub struct Settings {
     pub text: Tower,
     /// The picture tower.
     pub vision: Tower,
+    /// Languages of the captions; empty for all that a picture has, a third of them English.
+    pub languages: Vec<String>,
     /// Shift pictures by up to 4 pixels and add noise to them.
     pub augment: bool,
 }
@@ -94,6 +96,7 @@ impl Default for Settings {
             patch_size: 16,
             text: Tower::default(),
             vision: Tower::default(),
+            languages: Vec::new(),
             augment: true,
         }
     }
@@ -185,7 +188,8 @@ impl ClipObjective {
                 let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
                 let config = ClipConfig { vision: settings.vision_config(pictures.size(), width), text };
                 let params = seeded();
-                (Clip::of_towers(&texts, &params, &config, ClipTokenizer::load(&tokenizer)?)?, params)
+                let tokenizer = ClipTokenizer::load(&tokenizer)?;
+                (Clip::of_towers(&texts, &params, logit_scale(&params)?, &config, tokenizer)?, params)
             }
             (None, None) => {
                 let texts = captions(&pictures, recipe.seed);
@@ -319,7 +323,9 @@ impl Objective for ClipObjective {
         let indices = self.training(batch);
         let records: Vec<&Record> = indices.iter().map(|&i| self.pictures.record(i)).collect();
         let mut generator = batch.generator("captions");
-        let captions: Vec<Caption> = records.iter().map(|record| Caption::draw(record, &mut generator)).collect();
+        let languages = &self.settings.languages;
+        let captions: Vec<Caption> =
+            records.iter().map(|record| Caption::draw_among(record, languages, &mut generator)).collect();
         let texts: Vec<&str> = captions.iter().map(|caption| caption.text.as_str()).collect();
         let text_embeds = self.clip.text_embeds(&texts)?; // (batch, projection_dim)
         let image_embeds = self.clip.image_embeds(&self.pixels(&indices, batch)?)?; // (batch, projection_dim)

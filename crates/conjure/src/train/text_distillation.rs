@@ -2,8 +2,9 @@
 //! the English one, after "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation", Reimers &
 //! Gurevych 2020, <https://arxiv.org/abs/2004.09813>. The teacher is the encoder as it was; the student begins as its copy.
 //!
-//! A picture model attends to every position of the window. Those of the words differ between languages; those from the end
-//! token on have read the whole text, and are compared where both texts have ended (mean squared error of the hidden states).
+//! A picture model attends to every position of the window, so all are compared (mean squared error of the hidden states): the
+//! words of a text with those at the same share of the English one's length, what follows its end with what follows that one's.
+//! An English caption is compared with itself, position by position.
 
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
@@ -37,11 +38,13 @@ pub struct Settings {
     pub text: PathBuf,
     /// Share of captions that are English, which the student must not forget.
     pub english: f64,
+    /// The other languages that it learns; empty for all that the data have.
+    pub languages: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { text: PathBuf::new(), english: 0.2 }
+        Self { text: PathBuf::new(), english: 0.2, languages: Vec::new() }
     }
 }
 
@@ -82,9 +85,24 @@ impl TextDistillation {
         // The last layer's norm is part of the hidden states; a projection is not.
         let networks = vec![Network::new("text_encoder", &params)?.only(|name| !name.starts_with("text_projection"))];
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
+        let known = |language: &String| {
+            pictures.split(Split::Train).iter().any(|&i| pictures.record(i).labels.contains_key(language))
+        };
+        if let Some(unknown) = settings.languages.iter().find(|language| !known(language)) {
+            return Err(Error::request(format!(
+                "text_distillation.languages names {unknown}, which the data do not have"
+            ))
+            .with_help("summary.json beside the data lists their languages"));
+        }
         let digest =
             combined(&[pictures.digest(), &model_digest(&folder)?, &model_digest(&settings.text.join("tokenizer"))?]);
         Ok(Self { settings, tokenizer, teacher, student, params, networks, pictures, digest })
+    }
+
+    /// Whether a language is one of those that the student learns.
+    fn learns(&self, language: &str) -> bool {
+        let languages = &self.settings.languages;
+        language != "en" && (languages.is_empty() || languages.iter().any(|wanted| wanted == language))
     }
 
     fn window(&self, text: &str) -> Result<Window> {
@@ -104,7 +122,7 @@ impl TextDistillation {
     /// A caption for the student, and the English one that says the same.
     fn pair(&self, record: &Record, generator: &mut dyn conjure_core::rng::Generator) -> (String, String) {
         let draws = generator.uniform(2);
-        let others: Vec<&String> = record.labels.keys().filter(|language| *language != "en").collect();
+        let others: Vec<&String> = record.labels.keys().filter(|language| self.learns(language)).collect();
         let place = ((f64::from(draws[1]) * others.len() as f64) as usize).min(others.len().saturating_sub(1));
         match others.get(place) {
             Some(language) if f64::from(draws[0]) >= self.settings.english => {
@@ -140,15 +158,22 @@ impl TextDistillation {
     }
 }
 
-/// Mean squared difference of `student` and `teacher (batch, length, hidden_size)` from position `from[i]` of text `i` on.
-fn distance(student: &Tensor, teacher: &Tensor, from: &[usize]) -> Result<Tensor> {
+/// The position of an English text that ends at `english` which `position` of a text that ends at `said` is compared with.
+fn counterpart(position: usize, said: usize, english: usize) -> usize {
+    if position < said { (position * english + said / 2) / said } else { position.max(english) }
+}
+
+/// Mean squared difference of `student` and `teacher (batch, length, hidden_size)`, where text `i` ends at position `ends[i].0`
+/// for the student and `ends[i].1` for the teacher.
+fn distance(student: &Tensor, teacher: &Tensor, ends: &[(usize, usize)]) -> Result<Tensor> {
     let (batch, length, width) = student.dims3()?;
-    let counted: Vec<f32> =
-        from.iter().flat_map(|&from| (0..length).map(move |position| f32::from(position >= from))).collect();
-    let count: f32 = counted.iter().sum();
-    let mask = Tensor::from_vec(counted, (batch, length, 1), student.device())?;
-    let squares = (student - teacher)?.sqr()?.broadcast_mul(&mask)?;
-    Ok((squares.sum_all()? / (f64::from(count.max(1.0)) * width as f64))?)
+    let places = |(row, &(said, english)): (usize, &(usize, usize))| {
+        (0..length).map(move |position| (row * length + counterpart(position, said, english)) as u32)
+    };
+    let places: Vec<u32> = ends.iter().enumerate().flat_map(places).collect();
+    let places = Tensor::from_vec(places, batch * length, teacher.device())?;
+    let teacher = teacher.reshape((batch * length, width))?.index_select(&places, 0)?;
+    Ok((student.reshape((batch * length, width))? - teacher)?.sqr()?.mean_all()?)
 }
 
 impl Objective for TextDistillation {
@@ -181,15 +206,15 @@ impl Objective for TextDistillation {
             said.push(self.window(&a)?);
             english.push(self.window(&b)?);
         }
-        let from: Vec<usize> = said.iter().zip(&english).map(|(a, b)| a.end.max(b.end)).collect();
+        let ends: Vec<(usize, usize)> = said.iter().zip(&english).map(|(a, b)| (a.end, b.end)).collect();
         // Windows end anywhere from the longest text's end on: later positions are compared less often, at less work.
         let context = self.tokenizer.context_length();
-        let longest = from.iter().max().map_or(context, |end| end + 1);
+        let longest = ends.iter().map(|(a, b)| a.max(b) + 1).max().unwrap_or(context);
         let further = f64::from(batch.generator("window").uniform(1)[0]) * (context + 1 - longest) as f64;
         let length = (longest + further as usize).min(context);
         let teacher = self.hidden(&self.teacher, &english, length)?.detach();
         let student = self.hidden(&self.student, &said, length)?;
-        Ok(Losses::one(distance(&student, &teacher, &from)?))
+        Ok(Losses::one(distance(&student, &teacher, &ends)?))
     }
 
     /// `en` and `others`: how often, among the English names of a hundred training pictures of different concepts, the one of
@@ -213,7 +238,7 @@ impl Objective for TextDistillation {
         let targets = self.summaries(&self.teacher, &english)?;
         let languages: BTreeSet<&String> = records.iter().flat_map(|record| record.labels.keys()).collect();
         let mut found: BTreeMap<bool, Vec<f64>> = BTreeMap::new();
-        for language in languages {
+        for language in languages.into_iter().filter(|language| *language == "en" || self.learns(language)) {
             let (asked, texts): (Vec<usize>, Vec<String>) = named(language).into_iter().unzip();
             let scores = cosines(&self.summaries(&self.student, &texts)?, &targets);
             let [first] = recall(&scores, |text, target| asked[text] == places[target], [1]);
@@ -235,15 +260,23 @@ impl Objective for TextDistillation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conjure_core::{DType, Device};
+    use conjure_core::Device;
 
     #[test]
-    fn only_positions_after_both_ends_count() {
-        let student = Tensor::new(&[[[9f32, 9.0], [1.0, 2.0], [0.0, 1.0]]], &Device::Cpu).unwrap();
-        let teacher = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu).unwrap();
-        let loss = |from| distance(&student, &teacher, &[from]).unwrap().to_scalar::<f32>().unwrap();
-        assert!((loss(1) - (1.0 + 4.0 + 0.0 + 1.0) / 4.0).abs() < 1e-6);
-        assert!((loss(2) - 0.5).abs() < 1e-6);
-        assert_eq!(loss(3), 0.0);
+    fn words_are_compared_with_words_and_ends_with_ends() {
+        let places = |said, english| (0..6).map(|position| counterpart(position, said, english)).collect::<Vec<_>>();
+        assert_eq!(places(4, 4), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(places(2, 4), [0, 2, 4, 4, 4, 5]);
+        assert_eq!(places(4, 2), [0, 1, 1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn the_distance_is_the_mean_square_to_the_counterparts() {
+        let student = Tensor::new(&[[[1f32], [5.0], [7.0], [8.0]]], &Device::Cpu).unwrap();
+        let teacher = Tensor::new(&[[[1f32], [2.0], [3.0], [9.0]]], &Device::Cpu).unwrap();
+        let loss = |ends| distance(&student, &teacher, &[ends]).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(loss((3, 3)), (0.0 + 9.0 + 16.0 + 1.0) / 4.0);
+        // The student's text is over at position 1, the teacher's at 2: 5 and 7 are compared with 3, 8 with 9.
+        assert_eq!(loss((1, 2)), (0.0 + 4.0 + 16.0 + 1.0) / 4.0);
     }
 }

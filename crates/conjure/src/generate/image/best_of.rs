@@ -6,6 +6,7 @@
 use super::pipeline::{Control, Event, Generation, Pipeline, tell};
 use super::random_seed;
 use super::request::ImageRequest;
+use super::upscale::Upscaler;
 use crate::digest::{combined, model_digest};
 use crate::evaluate::clip::{Clip, IMAGE_ENCODER, cosines};
 use crate::tokens::Prompt;
@@ -116,6 +117,10 @@ impl Pipeline {
     ) -> Result<Chosen> {
         let BestOf { judge, digest, count } = best_of;
         best_of.check(request)?;
+        if request.upscale.is_some() {
+            // Only the winner is made larger: what that needs must be there before the work on the candidates.
+            Upscaler::shipped(self.model.device())?;
+        }
         let words = judge.text_directions(&[Prompt::parse(&request.prompt)?.words()])?;
         let first = request.seed.unwrap_or_else(random_seed);
         let candidate = |i: usize| ImageRequest {
