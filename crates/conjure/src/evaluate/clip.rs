@@ -314,7 +314,7 @@ mod tests {
         assert!(message(r#"{"model_type": "clip"}"#).contains("no text_config"));
         let mut wider = config.clone();
         wider.vision.projection_dim = 9;
-        let params = Params::outline();
+        let params = Params::seeded(5, DType::F32, &Device::Cpu);
         let refused = |config| Clip::new(&params, config, ClipTokenizer::tiny()).err().unwrap().to_string();
         assert!(refused(&wider).contains("projected to 8 features, pictures to 9"));
         let mut smaller = config;
