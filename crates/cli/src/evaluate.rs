@@ -37,10 +37,7 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
     let judge = Judge::open(&args.judge, &device)?;
     let pipeline = Pipeline::open_on(&args.model, None, &device)?;
     let recommended = Recommended::read(&args.model)?;
-    let best_of = match args.best_of.or(recommended.best_of).unwrap_or(1) {
-        1 => None,
-        count => Some(BestOf::open(&args.model, count, &device)?),
-    };
+    let best_of = BestOf::wanted(args.best_of, None, Some(&args.model), recommended.best_of, &device)?;
     let data = Data {
         file: Some(args.data.clone()),
         size: judge.size(),

@@ -38,7 +38,10 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     set_threads(&args.machine)?;
 
     let device = args.device.device.open()?;
-    let best_of = best_of(&args, folder.as_deref(), &recommended, &device)?;
+    // What names one picture, or asks for several, is not chosen from others unless that is asked for.
+    let chosen = args.seed.is_some() || args.noise.is_some() || args.batch != 1 || args.strip.is_some();
+    let recommended_of = recommended.best_of.filter(|_| !chosen && !args.prompt.trim().is_empty());
+    let best_of = BestOf::wanted(args.best_of, args.judge.as_deref(), folder.as_deref(), recommended_of, &device)?;
     best_of.as_ref().map_or(Ok(()), |best_of| best_of.check(&request))?;
     let pipeline = open(&args.model, &device)?.with_adapters(&adapters)?;
     report::note(&format!("seed {seed}"));
@@ -56,32 +59,6 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     write(&generation, &targets, latents)?;
     tell(&generation, &targets, latents, chosen, args.machine.json.then(|| began.elapsed().as_secs_f64()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The candidates that are asked for, else those that the model recommends for a picture that nothing else has chosen.
-fn best_of(
-    args: &ImageArgs,
-    folder: Option<&Path>,
-    recommended: &Recommended,
-    device: &Device,
-) -> Result<Option<BestOf>> {
-    let own = folder.filter(|folder| image::has_judge(folder));
-    if let Some(count) = args.best_of {
-        return match args.judge.as_deref().or(own) {
-            // One candidate needs no judge.
-            None if count == 1 => Ok(None),
-            None => Err(Error::request("the model brings no judge of candidates, an image_encoder/, with it")
-                .with_help("add --judge DIR with a CLIP model, or leave out --best-of")),
-            Some(judge) => BestOf::open(judge, count, device).map(Some),
-        };
-    }
-    let chosen = args.seed.is_some() || args.noise.is_some() || args.batch != 1 || args.strip.is_some();
-    match (own, recommended.best_of) {
-        (Some(own), Some(count)) if count > 1 && !chosen && !args.prompt.trim().is_empty() => {
-            BestOf::open(own, count, device).map(Some)
-        }
-        _ => Ok(None),
-    }
 }
 
 fn request(args: &ImageArgs, seed: u64, recommended: &Recommended) -> Result<ImageRequest> {

@@ -304,8 +304,8 @@ fn a_model_that_brings_a_judge_keeps_the_best_unless_a_seed_is_given() {
     assert_eq!(made, ["image_encoder"]);
     assert!(text == std::fs::read(desk.path("model/text_encoder/model.safetensors")).unwrap());
     std::fs::rename(desk.path("run/export/image_encoder"), desk.path("model/image_encoder")).unwrap();
-    // A judge is there, but the model does not ask for it.
-    assert_eq!((scores(&[]), scores(&["--best-of", "2"])), (0, 2));
+    // A judge is there, but the model does not ask for it; one candidate is not judged.
+    assert_eq!((scores(&[]), scores(&["--best-of", "2"]), scores(&["--best-of", "1"])), (0, 2, 0));
     std::fs::write(desk.path("model/generation_config.json"), r#"{ "best_of": 3 }"#).unwrap();
     assert_eq!((scores(&[]), scores(&["--best-of", "2"])), (3, 2));
     // What names one picture, or asks for several, is not chosen from others.

@@ -23,6 +23,11 @@ pub const INITIAL_LOGIT_SCALE: f64 = 2.6592;
 /// Where a picture model keeps its picture tower.
 pub const IMAGE_ENCODER: &str = "image_encoder";
 
+/// Whether a picture model brings a picture tower to its text encoder.
+pub fn has_image_encoder(model: &Path) -> bool {
+    model.join(IMAGE_ENCODER).is_dir()
+}
+
 /// Both towers' configs: `config.json` of transformers' `CLIPModel`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipConfig {
@@ -145,7 +150,7 @@ impl Clip {
     /// Files that are missing, damaged, or do not belong together.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
         let place = folder.join(IMAGE_ENCODER);
-        if !place.is_dir() {
+        if !has_image_encoder(folder) {
             let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
             return Self::new(&params, &config, ClipTokenizer::load(folder)?)?.with_scale_of(folder);
         }
@@ -195,8 +200,9 @@ impl Clip {
         })
     }
 
-    /// Texts in the joint space, `(texts, projection_dim)`, not normalised; `pooled_output` of a text tower without projection. Tokens beyond the window are cut off. Windows end
-    /// where the longest text does: no position sees a later one, so the padding changes nothing.
+    /// Texts in the joint space, `(texts, projection_dim)`, not normalised; `pooled_output` of a text tower without projection.
+    /// Tokens beyond the window are cut off. Windows end where the longest text does: no position sees a later one, so the
+    /// padding changes nothing.
     ///
     /// # Errors
     /// No text.

@@ -18,6 +18,7 @@ const END: &str = "</s>";
 const UNKNOWN: &str = "<unk>";
 
 /// Text of the source language to ids, ids to text of the target language.
+#[derive(Clone)]
 pub(super) struct Marian {
     source: SentencePiece,
     target: SentencePiece,

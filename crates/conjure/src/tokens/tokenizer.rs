@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Text to ids and back, with the marks of the model that it belongs to.
+#[derive(Clone)]
 pub struct Tokenizer {
     pub(super) engine: Engine,
     /// The largest id and one.
@@ -26,6 +27,7 @@ pub struct Tokenizer {
 }
 
 /// Who does the work.
+#[derive(Clone)]
 pub(super) enum Engine {
     /// The `tokenizers` crate: byte-pair encoding by merges, WordPiece, and whatever `tokenizer.json` describes.
     Pipeline(Box<tokenizers::Tokenizer>, PieceStyle),
@@ -49,6 +51,7 @@ pub(super) enum PieceStyle {
 }
 
 /// A SentencePiece model and the tokens that are found before it sees the text.
+#[derive(Clone)]
 pub(super) struct Pieces {
     pub(super) model: SentencePiece,
     pub(super) found: Prefixes,

@@ -45,7 +45,8 @@ pub struct Settings {
     pub start: Option<PathBuf>,
     /// Folder that holds `text_encoder/` and `tokenizer/` of a picture model: the text tower stays as it is there, and only a
     /// picture tower is trained, which learns to point where the texts do ("locked" tuning, Zhai et al. 2022,
-    /// <https://arxiv.org/abs/2111.07991>, there with the picture tower locked). `conjure image --best-of` judges with it.
+    /// <https://arxiv.org/abs/2111.07991>, there with the picture tower locked). `conjure image --best-of` judges with it. The settings of vocabulary, text tower
+    /// and joint space do not count then.
     pub locked_text: Option<PathBuf>,
     /// Most tokens of the vocabulary, which is learned from the captions.
     pub vocabulary_size: usize,

@@ -145,11 +145,13 @@ impl Training {
         }
         if due(report.samples) && !listener.stop {
             listener.tell(Event::Stage("making samples".into()));
-            if let Some(sheet) = self.with_averages(|objective| objective.samples())? {
+            let (sheet, texts) =
+                self.with_averages(|objective| Ok((objective.samples()?, objective.sample_texts()?)))?;
+            if let Some(sheet) = sheet {
                 let path = self.folder.samples(step, "png");
                 listener.survive(write_png(&path, &sheet, None).map(|()| Some(path)));
             }
-            if let Some(texts) = self.with_averages(|objective| objective.sample_texts())? {
+            if let Some(texts) = texts {
                 let path = self.folder.samples(step, "txt");
                 let written = write_atomically(&path, |file| file.write_all(texts.as_bytes()));
                 listener.survive(written.map(|()| Some(path)));

@@ -85,7 +85,7 @@ impl Words {
 
     /// One that was learned: the text of its `tokenizer.json`, and how many tokens its model reads at once.
     pub fn learned(text: String, context: usize) -> Result<Self> {
-        let folder = temporary()?;
+        let folder = tempfile::tempdir().map_err(|e| Error::io("the folder for temporary files", e))?;
         let files = [("tokenizer.json", text), ("tokenizer_config.json", learned::settings(context))];
         for (name, text) in files {
             let path = folder.path().join(name);
@@ -102,16 +102,6 @@ impl Words {
         })
     }
 
-    /// The tokenizer once more, for a model of its own.
-    fn again(&self) -> Result<Tokenizer> {
-        let folder = temporary()?;
-        for (name, bytes) in &self.files {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).map_err(|e| Error::io(&path, e))?;
-        }
-        Tokenizer::from_folder(folder.path())
-    }
-
     /// A digest of the files.
     pub fn digest(&self) -> String {
         let parts: Vec<String> = self.files.iter().map(|(name, bytes)| format!("{name} {}", sha256(bytes))).collect();
@@ -123,10 +113,6 @@ impl Words {
             .iter()
             .try_for_each(|(name, bytes)| write_atomically(&folder.join(name), |file| file.write_all(bytes)))
     }
-}
-
-fn temporary() -> Result<tempfile::TempDir> {
-    tempfile::tempdir().map_err(|e| Error::io("the folder for temporary files", e))
 }
 
 /// SHA-256 in hexadecimal.
@@ -268,12 +254,10 @@ impl TextModel {
         if prompts.is_empty() {
             return Ok(None);
         }
-        let tokenizer = self.words.again()?;
-        let end = self.words.end()?;
-        let model = LanguageModel::new(self.decoder.clone(), Some(tokenizer));
+        let (tokenizer, end) = (&self.words.tokenizer, self.words.end()?);
+        let model = LanguageModel::new(self.decoder.clone(), Some(tokenizer.clone()));
         let mut all = String::new();
         for (seed, prompt) in prompts.iter().enumerate() {
-            let tokenizer = model.tokenizer()?;
             let mut ids = match chat {
                 true => tokenizer.encode_chat(&[Message::new("user", prompt)])?,
                 false => tokenizer.encode(prompt, true)?,
@@ -289,10 +273,9 @@ impl TextModel {
             let text = if room == 0 {
                 "(the prompt fills the context)".to_owned()
             } else {
-                let mut request = TextRequest::new(Prompt::Ids(ids.clone()));
+                let mut request = TextRequest::new(Prompt::Ids(ids));
                 (request.seed, request.max_tokens) = (seed as u64, Some(room.min(SAMPLE_TOKENS)));
-                let mut session = model.session(None)?;
-                model.answer(&mut session, ids, &request, &mut |_| true)?.text
+                model.generate(&request, &mut |_| true)?.text
             };
             all.push_str(&format!("--- {prompt}\n{text}\n\n"));
         }

@@ -6,9 +6,8 @@
 use super::pipeline::{Control, Event, Generation, Pipeline, tell};
 use super::random_seed;
 use super::request::ImageRequest;
-use super::upscale::Upscaler;
 use crate::digest::{combined, model_digest};
-use crate::evaluate::clip::{Clip, IMAGE_ENCODER, cosines};
+use crate::evaluate::clip::{Clip, IMAGE_ENCODER, cosines, has_image_encoder};
 use crate::tokens::Prompt;
 use crate::{Error, Result};
 use conjure_core::Device;
@@ -45,11 +44,6 @@ pub struct Chosen {
     pub scores: Vec<f32>,
 }
 
-/// Whether a picture model brings a judge of its candidates with it: an `image_encoder/` beside its text encoder.
-pub fn has_judge(model: &Path) -> bool {
-    model.join(IMAGE_ENCODER).join("config.json").is_file()
-}
-
 impl BestOf {
     /// The best of `count` candidates, as CLIP in `folder` judges: a `CLIPModel` with its processor as transformers saves it or
     /// the objective `clip` exports it, or a picture model with an `image_encoder/` ([`Clip::open`]).
@@ -66,7 +60,7 @@ impl BestOf {
                 .with_help("the judge is a folder of a CLIP model, as conjure train recipes/clip.toml exports it"));
         }
         let judge = Clip::open(folder, device)?;
-        let digest = if has_judge(folder) {
+        let digest = if has_image_encoder(folder) {
             let parts = ["tokenizer", "text_encoder", IMAGE_ENCODER].map(|name| model_digest(&folder.join(name)));
             let [a, b, c] = parts;
             combined(&[&a?, &b?, &c?])
@@ -74,6 +68,35 @@ impl BestOf {
             model_digest(folder)?
         };
         Ok(Self { judge, digest, count })
+    }
+
+    /// The best of `asked` candidates as `judge` says, else the `model`'s own judge, if it brings one: an `image_encoder/`. Where
+    /// nothing is asked for, of as many as the model recommends; nothing where that is one, which needs no judge.
+    ///
+    /// # Errors
+    /// More than one candidate is asked for and nobody can judge; those of [`BestOf::open`].
+    pub fn wanted(
+        asked: Option<usize>,
+        judge: Option<&Path>,
+        model: Option<&Path>,
+        recommended: Option<usize>,
+        device: &Device,
+    ) -> Result<Option<Self>> {
+        let own = model.filter(|model| has_image_encoder(model));
+        let (count, judge) = match (asked, judge.or(own)) {
+            (Some(1), _) if judge.is_none() => return Ok(None),
+            (Some(count), Some(judge)) => (count, judge),
+            (Some(_), None) => {
+                return Err(Error::request("the model brings no judge of candidates, an image_encoder/, with it")
+                    .with_help(
+                        "train one with recipes/image_encoder.toml, or leave out --best-of; conjure image also takes a CLIP \
+                         model, with --judge DIR",
+                    ));
+            }
+            (None, Some(judge)) if recommended.is_some_and(|count| count > 1) => (recommended.unwrap_or(1), judge),
+            (None, _) => return Ok(None),
+        };
+        Self::open(judge, count, device).map(Some)
     }
 
     /// Candidates.
@@ -117,10 +140,7 @@ impl Pipeline {
     ) -> Result<Chosen> {
         let BestOf { judge, digest, count } = best_of;
         best_of.check(request)?;
-        if request.upscale.is_some() {
-            // Only the winner is made larger: what that needs must be there before the work on the candidates.
-            Upscaler::shipped(self.model.device())?;
-        }
+        let upscaler = self.upscaler(request)?;
         let words = judge.text_directions(&[Prompt::parse(&request.prompt)?.words()])?;
         let first = request.seed.unwrap_or_else(random_seed);
         let candidate = |i: usize| ImageRequest {
@@ -131,7 +151,7 @@ impl Pipeline {
         let (mut scores, mut best): (Vec<f32>, Option<(usize, Generation)>) = (Vec::new(), None);
         for i in 0..*count {
             tell(on_event, Event::Candidate { candidate: i, of: *count })?;
-            let generation = self.generate(&ImageRequest { upscale: None, strip: None, ..candidate(i) }, on_event)?;
+            let generation = self.draw(&ImageRequest { strip: None, ..candidate(i) }, upscaler.as_ref(), on_event)?;
             let pictures: Vec<_> = generation.outputs.iter().map(|output| output.picture.clone()).collect();
             let score = cosines(&words, &judge.picture_directions(&pictures)?)[0][0];
             if !score.is_finite() {
@@ -144,9 +164,11 @@ impl Pipeline {
             scores.push(score);
         }
         let (winner, mut generation) = best.ok_or_else(|| Error::failure("there was no candidate"))?;
-        if request.upscale.is_some() || request.strip.is_some() {
-            generation = self.generate(&candidate(winner), on_event)?;
+        if request.strip.is_some() {
+            // A strip is of the run itself.
+            generation = self.draw(&candidate(winner), upscaler.as_ref(), on_event)?;
         }
+        generation.enlarge(upscaler.as_ref(), request.upscale, on_event)?;
         Ok(Chosen { generation, candidate: winner, scores })
     }
 }

@@ -24,7 +24,7 @@ mod upscale;
 pub(crate) mod words;
 
 pub use adapters::{Adapters, LoraFile};
-pub use best_of::{BestOf, Choice, Chosen, MAX_CANDIDATES, has_judge};
+pub use best_of::{BestOf, Choice, Chosen, MAX_CANDIDATES};
 pub use conjure_core::rng::Mode as RngMode;
 pub use conjure_core::sampling::{Sampler, Schedule};
 pub use open::BUILT_IN;

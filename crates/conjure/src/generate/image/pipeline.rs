@@ -69,6 +69,21 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// Makes the pictures `factor` times as wide and high, where both are given.
+    pub(super) fn enlarge(
+        &mut self,
+        upscaler: Option<&Upscaler>,
+        factor: Option<usize>,
+        on_event: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<()> {
+        let (Some(upscaler), Some(factor)) = (upscaler, factor) else { return Ok(()) };
+        for output in &mut self.outputs {
+            tell(on_event, Event::Stage("making the picture larger"))?;
+            output.picture = upscaler.enlarge(&output.picture, factor)?;
+        }
+        Ok(())
+    }
+
     /// Writes the final latents, `(batch, channels, h, w)` as the sampler left them, under the name `latents`.
     ///
     /// # Errors
@@ -99,10 +114,14 @@ impl Pipeline {
     /// [`Error::Request`] and [`Error::File`] before work begins; [`Error::Cancelled`] when `on_event` says so;
     /// [`Error::Failure`] when a value becomes NaN.
     pub fn generate(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
-        self.work(request, on_event).map_err(|error| self.explained(error))
+        let upscaler = self.upscaler(request)?;
+        let mut generation = self.draw(request, upscaler.as_ref(), on_event)?;
+        generation.enlarge(upscaler.as_ref(), request.upscale, on_event)?;
+        Ok(generation)
     }
 
-    fn work(&self, request: &ImageRequest, on_event: &mut dyn FnMut(Event) -> Control) -> Result<Generation> {
+    /// Refuses a request that makes no sense to this model, and opens the network that is to make its pictures larger.
+    pub(super) fn upscaler(&self, request: &ImageRequest) -> Result<Option<Upscaler>> {
         request.validate()?;
         self.check(request)?;
         let upscaler = request.upscale.map(|_| Upscaler::shipped(self.model.device())).transpose()?;
@@ -112,6 +131,25 @@ impl Pipeline {
             return Err(Error::request("the picture was made larger by another network than the one that is there")
                 .with_help(format!("it needs the super-resolution network with the digest {wanted}")));
         }
+        Ok(upscaler)
+    }
+
+    /// The pictures as the decoder makes them, with the recipe of what they become when `upscaler` makes them larger.
+    pub(super) fn draw(
+        &self,
+        request: &ImageRequest,
+        upscaler: Option<&Upscaler>,
+        on_event: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Generation> {
+        self.work(request, upscaler, on_event).map_err(|error| self.explained(error))
+    }
+
+    fn work(
+        &self,
+        request: &ImageRequest,
+        upscaler: Option<&Upscaler>,
+        on_event: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Generation> {
         let seed = request.seed.unwrap_or_else(random_seed);
 
         // 1. What the request names: files, and the model's own choices where it names nothing.
@@ -129,7 +167,7 @@ impl Pipeline {
         let words = words::embed(&self.model, &self.tokenizers, request, self.guided(&guidance))?;
         let job = Job { pipeline: self, request, inputs: &inputs, seed, words, guidance };
         // Reads the request's files and the model's: now, for they may be gone or changed when the run is done.
-        let recipe = job.recipe(&plan, upscaler.as_ref().map(Upscaler::digest))?;
+        let recipe = job.recipe(&plan, upscaler.map(Upscaler::digest))?;
 
         // 3. Separate shorter runs, if a strip of these is wanted.
         let mut captured = Vec::new();
@@ -156,11 +194,7 @@ impl Pipeline {
         tell(on_event, Event::Stage("decoding"))?;
         let mut outputs = Vec::new();
         for index in 0..request.batch {
-            let mut picture = self.decode(&latents.narrow(0, index, 1)?, request.tiled)?;
-            if let (Some(upscaler), Some(factor)) = (&upscaler, request.upscale) {
-                tell(on_event, Event::Stage("making the picture larger"))?;
-                picture = upscaler.enlarge(&picture, factor)?;
-            }
+            let picture = self.decode(&latents.narrow(0, index, 1)?, request.tiled)?;
             outputs.push(Output { picture, recipe: Recipe { index, ..recipe.clone() } });
         }
         let strip = match request.strip {
