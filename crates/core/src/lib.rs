@@ -5,6 +5,7 @@
 //! | [`ops`] | which differentiable operations are there, fast on a CPU and plain everywhere? |
 //! | [`blocks`] | which layers do models share? |
 //! | [`optim`] | how do parameters follow their gradients? |
+//! | [`dropout`] | what is left out in training? |
 //! | [`recompute`] | how is memory saved in training? |
 //! | [`sampling`] | how does noise become a sample? |
 //! | [`weights`] | where do a model's parameters come from, and do they fit? |
@@ -17,6 +18,7 @@
 pub mod blocks;
 pub mod config;
 pub mod device;
+pub mod dropout;
 pub mod error;
 pub mod ops;
 pub mod optim;

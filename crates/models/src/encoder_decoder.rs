@@ -11,7 +11,7 @@
 //! | `PE`, section 3.5 | `positions::sinusoidal`; T5's offsets `positions::RelativePositionBias` |
 //! | `epsilon_ls`, section 5.4 | `label_smoothing` |
 //!
-//! What differs: nothing is dropped out. The paper's own model is [`MarianConfig::transformer_base`], in the layout in which
+//! The paper's own model is [`MarianConfig::transformer_base`], in the layout in which
 //! transformers keeps Marian's models: Marian puts all sines before all cosines, adds a bias to the logits, and has SiLU where
 //! the paper has ReLU. T5 norms before each part by the root mean square, has no biases, and knows distances and no positions;
 //! its v1.1 has a gated MLP and a matrix of its own for the logits.
@@ -19,7 +19,7 @@
 use conjure_core::blocks::{Embedding, Linear, padding_mask};
 use conjure_core::probe::Probe;
 use conjure_core::weights::{Init, Params};
-use conjure_core::{Device, Error, Result, Tensor, ops};
+use conjure_core::{Device, Error, Result, Tensor, dropout, ops};
 
 mod attention;
 mod cache;
@@ -251,13 +251,14 @@ impl EncoderDecoder {
         self.decoder.forward(&x, None, Some(source), cache, probe) // (batch, time, d_model)
     }
 
-    /// Section 3.4 and 3.5: `ids (batch, time)` that follow `before` others: `(batch, time, d_model)`.
+    /// Section 3.4 and 3.5: `ids (batch, time)` that follow `before` others: `(batch, time, d_model)`, with dropout as in section
+    /// 5.4.
     fn embed(&self, table: &Embedding, ids: &Tensor, before: usize) -> Result<Tensor> {
         let x = table.forward(ids)?;
-        let EncoderDecoderConfig::Marian(config) = &self.config else { return Ok(x) };
+        let EncoderDecoderConfig::Marian(config) = &self.config else { return dropout::apply(&x) };
         let x = if config.scale_embedding { (x * (config.d_model as f64).sqrt())? } else { x };
         let positions = positions::sinusoidal(before..before + ids.dim(1)?, config.d_model, x.device())?;
-        Ok(x.broadcast_add(&positions.to_dtype(x.dtype())?)?)
+        dropout::apply(&x.broadcast_add(&positions.to_dtype(x.dtype())?)?)
     }
 
     /// `states (..., d_model)`: `(..., vocabulary)`.

@@ -13,7 +13,10 @@
 //! | `p(y_t \| y_<t, x) = softmax(W_s h~_t)`, equation 6 | `embed` transposed, or `out` |
 //! | input feeding: `h~_{t-1}` beside the embedding of `y_{t-1}` | the last columns of `decoder.weight_ih_l0` |
 //!
-//! What differs: nothing is dropped out; a direction of the encoder has half the features, so that its states, side by side,
+//! Where dropout is asked for ([`dropout`]), it is on the embeddings and on `h~` before the logits, not on what is fed from
+//! step to step (Zaremba et al. 2014, <https://arxiv.org/abs/1409.2329>).
+//!
+//! What differs: a direction of the encoder has half the features, so that its states, side by side,
 //! are the decoder's first; source and target have one table of embeddings, multiplied by the root of their size, and it makes the
 //! logits, unless the config says otherwise. The products of all embeddings with the input's weights are one product of matrices; step by step remain what
 //! depends on the step before and the attention.
@@ -23,7 +26,7 @@ use conjure_core::blocks::{Embedding, Linear, Lstm, LstmConfig, LstmState, atten
 use conjure_core::ops::AttentionSpec;
 use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::Params;
-use conjure_core::{Device, Error, Result, Tensor, ops};
+use conjure_core::{Device, Error, Result, Tensor, dropout, ops};
 
 mod config;
 mod decoding;
@@ -184,7 +187,8 @@ impl LstmAttention {
         let (batch, time) = labels.dims2()?;
         let start = Tensor::full(self.config.decoder_start_token_id, (batch, time.min(1)), labels.device())?;
         let before = Tensor::cat(&[&start, &labels.narrow(1, 0, time.saturating_sub(1))?], 1)?;
-        self.advance(&before, &memory, &mut Self::begin(&memory)?, 0, probe) // (batch, time, hidden_size)
+        let said = self.advance(&before, &memory, &mut Self::begin(&memory)?, 0, probe)?; // (batch, time, hidden_size)
+        dropout::apply(&said)
     }
 
     /// Logits of the token after each of `ids (batch, time)` of type u32: `(batch, time, vocabulary)`. The first id of a target
@@ -257,7 +261,7 @@ impl LstmAttention {
 
     /// `ids (batch, time)`: `(batch, time, embedding_size)`.
     fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
-        self.scaled(self.embed.forward(ids)?)
+        dropout::apply(&self.scaled(self.embed.forward(ids)?)?)
     }
 
     /// What the table of embeddings takes or gives, scaled: its entries begin small. With the scale they are of the size with

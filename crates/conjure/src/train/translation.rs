@@ -15,8 +15,8 @@ use crate::image_file::write_atomically;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::{Tokenizer, train_translation};
 use crate::{Error, Result};
-use conjure_core::DType;
 use conjure_core::weights::Params;
+use conjure_core::{DType, dropout};
 use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig, MarianConfig};
 use conjure_models::lstm_attention::{LstmAttention, LstmAttentionConfig};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ pub struct Settings {
     pub vocabulary: usize,
     /// Share of a label's probability that is spread over all tokens.
     pub label_smoothing: f64,
+    /// Share of values that are dropped, 0 to below 1 (Vaswani et al., section 5.4).
+    pub dropout: f64,
     /// Most tokens of a source or a target; longer pairs are passed over.
     pub max_tokens: usize,
     /// Held-out pairs by which a validation looks, spread over the directions.
@@ -69,6 +71,7 @@ impl Default for Settings {
             model: toml::Table::new(),
             vocabulary: 12_000,
             label_smoothing: 0.1,
+            dropout: 0.1,
             max_tokens: 64,
             validation: 200,
         }
@@ -100,11 +103,10 @@ impl Translation {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
-        if !(0.0..1.0).contains(&settings.label_smoothing) {
-            return Err(Error::request(format!(
-                "label_smoothing is {}, not from 0 to below 1",
-                settings.label_smoothing
-            )));
+        for (name, value) in [("label_smoothing", settings.label_smoothing), ("dropout", settings.dropout)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::request(format!("{name} is {value}, not from 0 to below 1")));
+            }
         }
         if !(4..=4096).contains(&settings.max_tokens) {
             return Err(Error::request(format!("max_tokens is {}, not 4 to 4096", settings.max_tokens)));
@@ -322,7 +324,9 @@ impl Objective for Translation {
             ))
             .with_help("set translation.max_tokens higher, or take larger batches"));
         }
-        Ok(Losses::one(self.translator.model().loss(&pairs, self.settings.label_smoothing)?))
+        let Settings { dropout: rate, label_smoothing, .. } = self.settings;
+        let loss = || self.translator.model().loss(&pairs, label_smoothing);
+        Ok(Losses::one(dropout::with(rate, batch.generator("dropout"), loss)?))
     }
 
     /// On held-out pairs: `loss`, the mean of `-log p` of the targets' tokens; `bleu` and `chrf` of what is written by the

@@ -94,6 +94,7 @@ const TRANSFORMER: &str = r#"
     validate = 250
     [translation]
     vocabulary = 340
+    dropout = 0.0
     label_smoothing = 0.1
     max_tokens = 24
     [translation.model]
@@ -115,6 +116,7 @@ const LSTM: &str = r#"
     [translation]
     architecture = "lstm"
     vocabulary = 340
+    dropout = 0.0
     max_tokens = 24
     [translation.model]
     embedding_size = 48
@@ -162,6 +164,7 @@ fn settings_that_cannot_be_trained_are_refused() {
         Training::start(recipe, &folder.path().join("run")).err().unwrap().to_string()
     };
     assert_eq!(refusal("translation.label_smoothing=1.0"), "label_smoothing is 1, not from 0 to below 1");
+    assert_eq!(refusal("translation.dropout=-0.5"), "dropout is -0.5, not from 0 to below 1");
     assert_eq!(refusal("translation.max_tokens=64"), "max_tokens is 64, but max_position_embeddings 32");
     assert_eq!(
         refusal("translation.model.vocab_size=9"),

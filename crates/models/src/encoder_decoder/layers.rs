@@ -6,7 +6,7 @@ use super::positions::{Buckets, RelativePositionBias};
 use conjure_core::blocks::{Activation, AttentionNames, LayerNorm, Linear, RmsNorm};
 use conjure_core::probe::{Probe, Quantity, offer};
 use conjure_core::weights::Params;
-use conjure_core::{Result, Tensor, ops};
+use conjure_core::{Result, Tensor, dropout, ops};
 
 /// How a checkpoint names the parts of a layer.
 #[derive(Debug)]
@@ -117,10 +117,11 @@ impl<P> Sublayer<P> {
     }
 
     fn around(&self, x: &Tensor, work: impl FnOnce(&P, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        // Dropout as in section 5.4.
         if self.norm_first {
-            ops::add(x, &work(&self.part, &self.norm.forward(x)?)?)
+            ops::add(x, &dropout::apply(&work(&self.part, &self.norm.forward(x)?)?)?)
         } else {
-            self.norm.forward(&ops::add(x, &work(&self.part, x)?)?)
+            self.norm.forward(&ops::add(x, &dropout::apply(&work(&self.part, x)?)?)?)
         }
     }
 }

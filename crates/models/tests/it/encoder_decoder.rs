@@ -4,7 +4,7 @@ use crate::fixture::{self, Fixture};
 use crate::training;
 use conjure_core::probe::{NoProbe, Quantity, Recorder};
 use conjure_core::weights::{MemorySource, Params};
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{DType, Device, Tensor, dropout, rng};
 use conjure_models::encoder_decoder::{
     Decoding, EncoderDecoder, EncoderDecoderConfig, MarianConfig, Memory, T5Config, label_smoothed_loss,
 };
@@ -77,6 +77,21 @@ fn logits_and_losses_equal_those_of_transformers() {
         case.agrees(&logits, "logits");
         case.agrees(&label_smoothed_loss(&logits, &labels, Some(&counted), 0.0).unwrap(), "loss");
         case.agrees(&label_smoothed_loss(&logits, &labels, Some(&counted), 0.1).unwrap(), "smoothed_loss");
+    }
+}
+
+#[test]
+fn only_training_drops_values() {
+    for name in CASES {
+        let case = Case::open(name);
+        let model = case.model();
+        let logits = || model.forward(&case.input("ids"), None, &case.input("labels"), &mut NoProbe).unwrap();
+        let dropped = |key| bits(&dropout::with(0.2, rng::keyed(1, key), logits));
+        let whole = bits(&logits());
+        assert_ne!(dropped("a"), whole, "{name}");
+        assert_eq!(dropped("a"), dropped("a"));
+        assert_ne!(dropped("a"), dropped("b"));
+        assert_eq!(bits(&logits()), whole);
     }
 }
 

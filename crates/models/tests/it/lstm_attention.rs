@@ -3,7 +3,7 @@
 use crate::fixture::{self, Fixture};
 use conjure_core::probe::{NoProbe, Quantity, Recorder};
 use conjure_core::weights::{MemorySource, Params};
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{DType, Device, Tensor, dropout, rng};
 use conjure_models::encoder_decoder::label_smoothed_loss;
 use conjure_models::lstm_attention::{Decoding, LstmAttention, LstmAttentionConfig};
 use std::collections::BTreeMap;
@@ -71,6 +71,21 @@ fn logits_loss_and_gradients_are_those_of_the_equations() {
         let gradient = gradients.get(variable.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
         case.agrees(gradient, &format!("gradients.{name}"));
     }
+}
+
+#[test]
+fn only_training_drops_values() {
+    let case = Case::open();
+    let model = case.model();
+    let logits = || {
+        let x = model.forward(&case.input("ids"), None, &case.input("labels"), &mut NoProbe).unwrap();
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let dropped = |key| dropout::with(0.2, rng::keyed(1, key), logits);
+    let whole = logits();
+    assert_ne!(dropped("a"), whole);
+    assert_eq!(dropped("a"), dropped("a"));
+    assert_eq!(logits(), whole);
 }
 
 #[test]
