@@ -14,5 +14,5 @@ pub mod translator;
 pub use judge::{Judge, Opinion, open_classifier};
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use perplexity::{Perplexity, perplexity};
-pub use picture_model::{COPY, Memorisation, Obedience, Outcome, Report, Settings, picture_model};
+pub use picture_model::{COPY, Memorisation, Obedience, Outcome, Report, Settings, Verdict, picture_model};
 pub use pixels::{psnr, ssim};

@@ -58,6 +58,21 @@ pub struct Obedience {
     pub style: f64,
 }
 
+/// What the judge saw in one picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// What was asked for.
+    pub prompt: String,
+    /// The concept that it names, as its code points.
+    pub concept: String,
+    /// The concept's place among the judge's five likeliest, from 1; none if it is not among them.
+    pub place: Option<usize>,
+    /// The style that was asked for.
+    pub style: String,
+    /// The style that the judge sees.
+    pub seen_style: String,
+}
+
 /// How near samples come to training pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Memorisation {
@@ -86,6 +101,8 @@ pub struct Report {
     pub memorisation_floor: Memorisation,
     /// Median seconds for a picture.
     pub seconds: f64,
+    /// What was seen in each picture, by language, and at last of the held-out combinations.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// A report, and what there is to look at.
@@ -169,18 +186,23 @@ pub fn picture_model(
             .collect()
     };
 
-    let mut languages = BTreeMap::new();
+    let (mut languages, mut verdicts) = (BTreeMap::new(), Vec::new());
     let mut first: Option<(&[Task], Vec<Picture>, Vec<Opinion>)> = None;
     for (language, tasks) in &plain {
         let made = make(tasks)?;
         let opinions = judge.look(&made, TOP)?;
-        languages.insert(language.clone(), obedience(tasks, &opinions));
+        let seen = verdicts_on(tasks, &opinions);
+        languages.insert(language.clone(), obedience(&seen));
+        verdicts.extend(seen);
         first.get_or_insert((tasks, made, opinions));
     }
     let held_out_combinations = if combinations.is_empty() {
         None
     } else {
-        Some(obedience(&combinations, &judge.look(&make(&combinations)?, TOP)?))
+        let seen = verdicts_on(&combinations, &judge.look(&make(&combinations)?, TOP)?);
+        let obedience = obedience(&seen);
+        verdicts.extend(seen);
+        Some(obedience)
     };
     let (tasks, made, opinions) = first.ok_or_else(|| Error::failure("no language was asked in"))?;
 
@@ -226,12 +248,13 @@ pub fn picture_model(
         report: Report {
             languages,
             held_out_combinations,
-            real: obedience(tasks, &real_opinions),
+            real: obedience(&verdicts_on(tasks, &real_opinions)),
             kernel_distance: distance(&opinions)?,
             kernel_distance_floor: distance(&real_opinions)?,
             memorisation: memorisation(&mine),
             memorisation_floor: memorisation(&theirs),
             seconds: seconds[seconds.len() / 2],
+            verdicts,
         },
         sheet: grid(&made[..made.len().min(SHEET)], COLUMNS, 4)?,
         prompts: tasks.iter().take(SHEET).map(|task| task.prompt.clone()).collect(),
@@ -253,16 +276,26 @@ fn escaped(prompt: &str) -> String {
         .collect()
 }
 
-fn obedience(tasks: &[Task], opinions: &[Opinion]) -> Obedience {
-    let share = |holds: &dyn Fn(&Task, &Opinion) -> bool| {
-        let count = tasks.iter().zip(opinions).filter(|(task, opinion)| holds(task, opinion)).count();
-        count as f64 / tasks.len().max(1) as f64
+fn verdicts_on(tasks: &[Task], opinions: &[Opinion]) -> Vec<Verdict> {
+    let verdict = |(task, opinion): (&Task, &Opinion)| Verdict {
+        prompt: task.prompt.clone(),
+        concept: task.concept.clone(),
+        place: opinion.concepts.iter().position(|concept| *concept == task.concept).map(|place| place + 1),
+        style: task.style.clone(),
+        seen_style: opinion.style.clone(),
+    };
+    tasks.iter().zip(opinions).map(verdict).collect()
+}
+
+fn obedience(verdicts: &[Verdict]) -> Obedience {
+    let share = |holds: fn(&Verdict) -> bool| {
+        verdicts.iter().filter(|verdict| holds(verdict)).count() as f64 / verdicts.len().max(1) as f64
     };
     Obedience {
-        prompts: tasks.len(),
-        recognised: share(&|task, opinion| opinion.concepts.contains(&task.concept)),
-        recognised_first: share(&|task, opinion| opinion.concepts.first() == Some(&task.concept)),
-        style: share(&|task, opinion| opinion.style == task.style),
+        prompts: verdicts.len(),
+        recognised: share(|verdict| verdict.place.is_some()),
+        recognised_first: share(|verdict| verdict.place == Some(1)),
+        style: share(|verdict| verdict.style == verdict.seen_style),
     }
 }
 
@@ -320,5 +353,39 @@ fn memorisation(neighbours: &[Neighbour]) -> Memorisation {
     Memorisation {
         similarity: neighbours.iter().map(|n| n.similarity).sum::<f64>() / n,
         copies: neighbours.iter().filter(|n| n.similarity >= COPY).count() as f64 / n,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_names_the_place_and_shares_count_them() {
+        let task = |concept: &str, style: &str| Task {
+            prompt: format!("{concept}, {style}"),
+            concept: concept.to_owned(),
+            style: style.to_owned(),
+            index: 0,
+        };
+        let seen = |concepts: [&str; 2], style: &str| Opinion {
+            features: Vec::new(),
+            concepts: concepts.map(str::to_owned).to_vec(),
+            style: style.to_owned(),
+        };
+        let tasks = [task("heart", "flat"), task("dog", "flat"), task("cat", "noto"), task("sun", "noto")];
+        let opinions = [
+            seen(["heart", "rose"], "flat"),
+            seen(["wolf", "dog"], "flat"),
+            seen(["dog", "wolf"], "noto"),
+            seen(["sun", "star"], "flat"),
+        ];
+        let verdicts = verdicts_on(&tasks, &opinions);
+        let places: Vec<Option<usize>> = verdicts.iter().map(|verdict| verdict.place).collect();
+        assert_eq!(places, [Some(1), Some(2), None, Some(1)]);
+        assert_eq!(verdicts[3].prompt, "sun, noto");
+        assert_eq!(verdicts[3].seen_style, "flat");
+        let expected = Obedience { prompts: 4, recognised: 0.75, recognised_first: 0.5, style: 0.75 };
+        assert_eq!(obedience(&verdicts), expected);
     }
 }
