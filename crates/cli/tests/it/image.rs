@@ -275,15 +275,14 @@ fn a_model_that_brings_a_judge_keeps_the_best_unless_a_seed_is_given() {
     let desk = Desk::new();
     desk.model();
     let recipe = r#"
-        objective = "clip"
+        objective = "image_classifier"
         steps = 2
         batch = 4
         data = { shapes = 8, size = 16 }
         report = { validate = 0, samples = 0 }
-        [clip]
-        locked_text = "model"
-        patch_size = 8
-        vision = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+        [image_classifier]
+        text = "model"
+        model = { block_out_channels = [8, 16], layers_per_block = 1 }
     "#;
     std::fs::write(desk.path("judge.toml"), recipe).unwrap();
     let image = ["image", "a heart", "--model", "model", "--steps", "1", "--json", "-o", "x.png"];

@@ -158,6 +158,11 @@ impl Caption {
         Some(Self { text, language: language.to_owned(), label: Some(label.clone()), keywords: Vec::new(), style })
     }
 
+    /// The style that the caption says, as the data name it.
+    pub fn style(&self) -> Option<&str> {
+        self.style.as_deref()
+    }
+
     /// The English name of the picture, with the style if this caption says it. `None` where either has no name.
     pub fn in_english(&self, record: &Record) -> Option<String> {
         self.label.as_ref()?;

@@ -9,6 +9,7 @@
 //! | [`shapes`] | what if there are no pictures, or it must be known exactly what one shows? |
 //! | [`texts`] | how do the user's own texts become documents? |
 //! | [`emoji`] | where does the set that ships with Conjure come from, and what is kept from the model? |
+//! | [`spread`] | which few stand for many, where looking at all takes too long? |
 //! | [`translation`] | what says the same in several languages, and which pairs is a translator trained on? |
 
 pub mod archive;
@@ -18,7 +19,9 @@ pub mod dataset;
 pub mod emoji;
 pub mod folder;
 pub mod shapes;
+mod spread;
 pub mod texts;
 pub mod translation;
 
 pub use dataset::{Dataset, Record, Selection, Skipped, Split};
+pub use spread::spread;

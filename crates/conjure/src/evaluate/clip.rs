@@ -1,7 +1,4 @@
 //! CLIP with both towers, its tokenizer and its pixel scale: how well do a text and a picture fit?
-//!
-//! The towers come from one `CLIPModel`, or a picture model brings both: its own text encoder, and in `image_encoder/` a
-//! picture tower that was trained to point where that text encoder does.
 
 use crate::image_file::Picture;
 use crate::model_folder;
@@ -19,14 +16,6 @@ use std::path::Path;
 const CHUNK: usize = 64;
 /// The logarithm of the factor on cosines before training: Radford et al. 2021, section 2.5.
 pub const INITIAL_LOGIT_SCALE: f64 = 2.6592;
-
-/// Where a picture model keeps its picture tower.
-pub const IMAGE_ENCODER: &str = "image_encoder";
-
-/// Whether a picture model brings a picture tower to its text encoder.
-pub fn has_image_encoder(model: &Path) -> bool {
-    model.join(IMAGE_ENCODER).is_dir()
-}
 
 /// Both towers' configs: `config.json` of transformers' `CLIPModel`.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,27 +58,6 @@ impl ClipConfig {
         })
     }
 
-    /// Refuses towers that do not fit each other or the tokenizer.
-    fn check(&self, tokenizer: &ClipTokenizer) -> Result<()> {
-        let Self { text, vision } = self;
-        let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
-        if width != vision.projection_dim {
-            return Err(Error::request(format!(
-                "texts are projected to {width} features, pictures to {}",
-                vision.projection_dim
-            )));
-        }
-        let (ids, tokens) = (tokenizer.vocabulary_size(), tokenizer.context_length());
-        if ids > text.vocab_size || tokens > text.max_position_embeddings {
-            return Err(Error::request(format!(
-                "the tokenizer has {ids} ids and windows of {tokens} tokens, the text tower {} and {}",
-                text.vocab_size, text.max_position_embeddings
-            ))
-            .with_help("tokenizer and towers come from different models"));
-        }
-        Ok(())
-    }
-
     /// The `config.json`.
     pub fn to_json(&self) -> Value {
         json!({
@@ -123,44 +91,32 @@ impl Clip {
     /// # Errors
     /// Configs that cannot be built or do not fit each other or the tokenizer, missing or misshapen parameters.
     pub fn new(params: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
-        Self::of_towers(params, params, logit_scale(params)?, config, tokenizer)
+        let ClipConfig { text, vision } = config;
+        let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
+        if width != vision.projection_dim {
+            return Err(Error::request(format!(
+                "texts are projected to {width} features, pictures to {}",
+                vision.projection_dim
+            )));
+        }
+        check_tokenizer(&tokenizer, text)?;
+        Ok(Self {
+            tokenizer,
+            text: ClipText::new(params, text)?,
+            vision: ClipVision::new(params, vision)?,
+            logit_scale: params.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))?,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        })
     }
 
-    /// As [`Clip::new`], with the text tower below `texts` and the picture tower below `pictures`. A text tower without
-    /// projection makes the joint space itself: it is the space of its `pooled_output`.
-    ///
-    /// # Errors
-    /// As for [`Clip::new`].
-    pub fn of_towers(
-        texts: &Params,
-        pictures: &Params,
-        logit_scale: Tensor,
-        config: &ClipConfig,
-        tokenizer: ClipTokenizer,
-    ) -> Result<Self> {
-        config.check(&tokenizer)?;
-        let (text, vision) = (ClipText::new(texts, &config.text)?, ClipVision::new(pictures, &config.vision)?);
-        Ok(Self { tokenizer, text, vision, logit_scale, mean: [0.5; 3], std: [0.5; 3] })
-    }
-
-    /// Opens a folder as transformers saves a `CLIPModel` with its processor, or one of a picture model with `tokenizer/`,
-    /// `text_encoder/` and [`IMAGE_ENCODER`] (with the processor's config in it), for `device`.
+    /// Opens a folder as transformers saves a `CLIPModel` with its processor, for `device`.
     ///
     /// # Errors
     /// Files that are missing, damaged, or do not belong together.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        let place = folder.join(IMAGE_ENCODER);
-        if !has_image_encoder(folder) {
-            let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
-            return Self::new(&params, &config, ClipTokenizer::load(folder)?)?.with_scale_of(folder);
-        }
-        let (text, texts) = model_folder::open_clip_text(&folder.join("text_encoder"), device)?;
-        let (vision, pictures) = model_folder::open(&place, ClipVisionConfig::from_json, device)?;
-        let tokenizer = ClipTokenizer::load(&folder.join("tokenizer"))?;
-        // Cosines are compared with each other: their factor does not matter.
-        let logit_scale = Tensor::new(INITIAL_LOGIT_SCALE as f32, device)?;
-        let config = ClipConfig { text, vision };
-        Self::of_towers(&texts, &pictures, logit_scale, &config, tokenizer)?.with_scale_of(&place)
+        let (config, params) = model_folder::open(folder, ClipConfig::from_json, device)?;
+        Self::new(&params, &config, ClipTokenizer::load(folder)?)?.with_scale_of(folder)
     }
 
     /// Takes over how pixels are scaled, as `preprocessor_config.json` in `folder` says.
@@ -174,11 +130,6 @@ impl Clip {
                 .map_err(|e| Error::file(&path, format!("{key} is not three numbers: {e}")))?;
         }
         Ok(self)
-    }
-
-    /// The config that the towers were built from.
-    pub fn config(&self) -> ClipConfig {
-        ClipConfig { text: self.text.config().clone(), vision: self.vision.config().clone() }
     }
 
     /// `preprocessor_config.json` of transformers' `CLIPImageProcessor`.
@@ -200,22 +151,12 @@ impl Clip {
         })
     }
 
-    /// Texts in the joint space, `(texts, projection_dim)`, not normalised; `pooled_output` of a text tower without projection.
-    /// Tokens beyond the window are cut off. Windows end where the longest text does: no position sees a later one, so the
-    /// padding changes nothing.
+    /// Texts in the joint space, `(texts, projection_dim)`, not normalised; as [`text_embeds`].
     ///
     /// # Errors
     /// No text.
     pub fn text_embeds<T: AsRef<str>>(&self, texts: &[T]) -> Result<Tensor> {
-        let windows = texts.iter().map(|text| self.tokenizer.encode_window(text.as_ref()));
-        let windows = windows.collect::<Result<Vec<_>>>()?;
-        let end = self.tokenizer.end_id();
-        let length = |ids: &Vec<u32>| ids.iter().position(|id| *id == end).map_or(ids.len(), |at| at + 1);
-        let longest = windows.iter().map(length).max().unwrap_or(0);
-        let ids: Vec<u32> = windows.iter().flat_map(|ids| ids[..longest].iter().copied()).collect();
-        let ids = Tensor::from_vec(ids, (texts.len(), longest), self.logit_scale.device())?;
-        let output = self.text.forward(&ids, &mut NoProbe)?;
-        Ok(output.text_embeds.unwrap_or(output.pooled_output))
+        text_embeds(&self.tokenizer, &self.text, texts, self.logit_scale.device())
     }
 
     /// Pictures `(pictures, 3, image_size, image_size)`, normalised as the model was trained, in the joint space:
@@ -261,12 +202,40 @@ impl Clip {
     }
 }
 
-/// The trained logarithm of the factor on cosines, a scalar.
+/// Refuses a tokenizer that is not the text tower's.
 ///
 /// # Errors
-/// It is missing or misshapen.
-pub fn logit_scale(params: &Params) -> Result<Tensor> {
-    params.get("logit_scale", (), Init::Constant(INITIAL_LOGIT_SCALE))
+/// More ids or longer windows than the tower has.
+pub fn check_tokenizer(tokenizer: &ClipTokenizer, text: &ClipTextConfig) -> Result<()> {
+    let (ids, tokens) = (tokenizer.vocabulary_size(), tokenizer.context_length());
+    if ids > text.vocab_size || tokens > text.max_position_embeddings {
+        return Err(Error::request(format!(
+            "the tokenizer has {ids} ids and windows of {tokens} tokens, the text tower {} and {}",
+            text.vocab_size, text.max_position_embeddings
+        ))
+        .with_help("tokenizer and towers come from different models"));
+    }
+    Ok(())
+}
+
+/// What a text tower makes of texts, `(texts, projection_dim)`, not normalised; its `pooled_output` where it has no projection.
+/// Tokens beyond the window are cut off. Windows end where the longest text does: no position sees a later one, so the padding
+/// changes nothing.
+///
+/// # Errors
+/// No text.
+pub fn text_embeds<T: AsRef<str>>(
+    tokenizer: &ClipTokenizer,
+    text: &ClipText,
+    texts: &[T],
+    device: &Device,
+) -> Result<Tensor> {
+    let windows = texts.iter().map(|text| tokenizer.encode_window(text.as_ref())).collect::<Result<Vec<_>>>()?;
+    let length = |ids: &Vec<u32>| ids.iter().position(|id| *id == tokenizer.end_id()).map_or(ids.len(), |at| at + 1);
+    let longest = windows.iter().map(length).max().unwrap_or(0);
+    let ids: Vec<u32> = windows.iter().flat_map(|ids| ids[..longest].iter().copied()).collect();
+    let output = text.forward(&Tensor::from_vec(ids, (texts.len(), longest), device)?, &mut NoProbe)?;
+    Ok(output.text_embeds.unwrap_or(output.pooled_output))
 }
 
 /// Cosines of every pair: a row for each of `queries`, both unit vectors.
@@ -285,7 +254,7 @@ mod tests {
     use super::*;
     use conjure_core::Device;
 
-    fn tiny() -> Clip {
+    fn tiny_config() -> ClipConfig {
         let text = ClipTextConfig {
             architectures: vec!["CLIPTextModelWithProjection".into()],
             vocab_size: 514,
@@ -307,21 +276,27 @@ mod tests {
             patch_size: 8,
             ..ClipVisionConfig::vit_b_32()
         };
-        let params = Params::seeded(5, DType::F32, &Device::Cpu);
-        Clip::new(&params, &ClipConfig { text, vision }, ClipTokenizer::tiny()).unwrap()
+        ClipConfig { text, vision }
+    }
+
+    fn of(config: &ClipConfig) -> Result<Clip> {
+        Clip::new(&Params::seeded(5, DType::F32, &Device::Cpu), config, ClipTokenizer::tiny())
+    }
+
+    fn tiny() -> Clip {
+        of(&tiny_config()).unwrap()
     }
 
     #[test]
     fn configs_are_written_and_read_and_must_fit() {
-        let config = tiny().config();
+        let config = tiny_config();
         assert_eq!(ClipConfig::from_json(&config.to_json().to_string()).unwrap(), config);
         let message = |text: &str| ClipConfig::from_json(text).unwrap_err().to_string();
         assert!(message("{}").contains("model_type is null"));
         assert!(message(r#"{"model_type": "clip"}"#).contains("no text_config"));
         let mut wider = config.clone();
         wider.vision.projection_dim = 9;
-        let params = Params::seeded(5, DType::F32, &Device::Cpu);
-        let refused = |config| Clip::new(&params, config, ClipTokenizer::tiny()).err().unwrap().to_string();
+        let refused = |config| of(config).err().unwrap().to_string();
         assert!(refused(&wider).contains("projected to 8 features, pictures to 9"));
         let mut smaller = config;
         smaller.text.vocab_size = 500;

@@ -12,8 +12,9 @@ use std::path::Path;
 /// Pictures judged at once.
 const CHUNK: usize = 64;
 /// The classifier's heads.
-const CONCEPT: &str = "concept";
-const STYLE: &str = "style";
+pub const CONCEPT: &str = "concept";
+/// See [`CONCEPT`].
+pub const STYLE: &str = "style";
 
 /// Opens a folder with `config.json` and weights, as the objective `image_classifier` exports it, for `device`.
 ///

@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod dictionary;
+pub mod fit;
 mod judge;
 mod kernel_distance;
 pub mod perplexity;
@@ -11,7 +12,7 @@ pub mod retrieval;
 pub mod translation;
 pub mod translator;
 
-pub use judge::{Judge, Opinion, open_classifier};
+pub use judge::{CONCEPT, Judge, Opinion, STYLE, open_classifier};
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use perplexity::{Perplexity, perplexity};
 pub use picture_model::{COPY, Memorisation, Obedience, Outcome, Report, Settings, Verdict, picture_model};

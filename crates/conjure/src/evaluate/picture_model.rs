@@ -2,7 +2,7 @@
 
 use super::judge::{Judge, Opinion};
 use super::{KernelDistance, kernel_distance, ssim};
-use crate::data::{Split, caption::Caption};
+use crate::data::{Split, caption::Caption, spread};
 use crate::generate::image::{BestOf, Control, ImageRequest, Pipeline};
 use crate::image_file::{Picture, grid};
 use crate::train::pictures::Pictures;
@@ -143,13 +143,12 @@ pub fn picture_model(
     if train.is_empty() || settings.prompts == 0 || settings.languages.is_empty() {
         return Err(Error::request("there is nothing to ask for: no training pictures, prompts or languages"));
     }
-    let spread = |all: &[usize], language: &str| -> Vec<Task> {
-        let count = settings.prompts.min(all.len());
-        (0..count).filter_map(|i| task(pictures, all[i * all.len() / count], language)).collect()
+    let tasks = |all: &[usize], language: &str| -> Vec<Task> {
+        spread(all, settings.prompts).filter_map(|&i| task(pictures, i, language)).collect()
     };
     let plain: Vec<(String, Vec<Task>)> =
-        settings.languages.iter().map(|language| (language.clone(), spread(train, language))).collect();
-    let combinations = spread(pictures.split(Split::HeldOutCombination), "en");
+        settings.languages.iter().map(|language| (language.clone(), tasks(train, language))).collect();
+    let combinations = tasks(pictures.split(Split::HeldOutCombination), "en");
     let all = plain.iter().map(|(_, tasks)| tasks.len()).sum::<usize>() + combinations.len();
     if let Some(unknown) = plain.iter().flat_map(|(_, tasks)| tasks).find(|task| !judge.knows(&task.concept)) {
         return Err(Error::request(format!("the judge does not know the concept {}", unknown.concept))
@@ -222,9 +221,7 @@ pub fn picture_model(
 
     let library = Library::new(pictures, train);
     let mine = library.nearest(&scaled(&made, pictures.size())?)?;
-    let count = made.len().min(held_out.len());
-    let controls: Vec<Picture> =
-        (0..count).map(|i| pictures.picture(held_out[i * held_out.len() / count])).collect::<Result<_>>()?;
+    let controls: Vec<Picture> = spread(&held_out, made.len()).map(|&i| pictures.picture(i)).collect::<Result<_>>()?;
     let theirs = library.nearest(&controls)?;
 
     let mut rows = Vec::new();

@@ -2,6 +2,7 @@
 
 use super::dictionary::Dictionary;
 use super::translation::{Tokenizer, bleu, chrf};
+use crate::data::spread;
 use crate::data::translation::{Pair, Translations};
 use crate::generate::translate::{TranslateRequest, Translator};
 use crate::{Error, Result};
@@ -56,8 +57,7 @@ pub fn held_out(data: &Translations, (from, to): &Direction, limit: Option<usize
         return Err(Error::request(format!("the data hold no pair out of {from} and {to}"))
             .with_help("held out is a part of the data that is fixed by their concepts; give more data"));
     }
-    let count = limit.unwrap_or(all.len()).clamp(1, all.len());
-    Ok((0..count).map(|i| all[i * all.len() / count].clone()).collect())
+    Ok(spread(&all, limit.unwrap_or(all.len()).max(1)).cloned().collect())
 }
 
 /// Measures a model in one direction. `on_line` is told how many lines are translated, and ends the work by returning `false`.

@@ -3,7 +3,7 @@
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
-use crate::data::Split;
+use crate::data::{Split, spread};
 use crate::evaluate::{open_classifier, psnr, ssim};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
@@ -187,17 +187,14 @@ impl Autoencoder {
 
     /// Held-out pictures, spread evenly over all there are.
     fn held_out(&self, count: usize) -> Vec<usize> {
-        let all = self.pictures.split(Split::HeldOutConcept);
-        let count = count.min(all.len());
-        (0..count).map(|i| all[i * all.len() / count]).collect()
+        spread(self.pictures.split(Split::HeldOutConcept), count).copied().collect()
     }
 
     /// One over the standard deviation of the latents of training pictures: Rombach et al. 2022, appendix G.
     fn scaling_factor(&self) -> Result<f64> {
-        let train = self.pictures.split(Split::Train);
-        let count = train.len().min(512);
+        let train: Vec<usize> = spread(self.pictures.split(Split::Train), 512).copied().collect();
         let (mut n, mut sum, mut squares) = (0, 0.0, 0.0);
-        for chunk in (0..count).map(|i| train[i * train.len() / count]).collect::<Vec<_>>().chunks(CHUNK) {
+        for chunk in train.chunks(CHUNK) {
             let distribution = self.model.encode(&self.pictures.tensor(chunk, &self.device)?, &mut NoProbe)?;
             let noise = rng::randn(&mut rng::keyed(0, "latents"), distribution.mean.shape(), &self.device)?;
             for z in distribution.sample(&noise)?.detach().flatten_all()?.to_vec1::<f32>()? {

@@ -9,9 +9,8 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
 use crate::data::caption::Caption;
-use crate::data::{Record, Split};
-use crate::digest::{combined, model_digest};
-use crate::evaluate::clip::{Clip, ClipConfig, IMAGE_ENCODER, cosines, logit_scale};
+use crate::data::{Record, Split, spread};
+use crate::evaluate::clip::{Clip, ClipConfig, cosines};
 use crate::evaluate::retrieval::{recall, transposed};
 use crate::image_file::{Picture, grid, write_atomically};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
@@ -43,11 +42,6 @@ pub struct Settings {
     /// Folder of a CLIP model, as [`Objective::export`] writes it, to begin with: its tokenizer, towers and weights are taken,
     /// and the settings below do not count.
     pub start: Option<PathBuf>,
-    /// Folder that holds `text_encoder/` and `tokenizer/` of a picture model: the text tower stays as it is there, and only a
-    /// picture tower is trained, which learns to point where the texts do ("locked" tuning, Zhai et al. 2022,
-    /// <https://arxiv.org/abs/2111.07991>, there with the picture tower locked). `conjure image --best-of` judges with it. The settings of vocabulary, text tower
-    /// and joint space do not count then.
-    pub locked_text: Option<PathBuf>,
     /// Most tokens of the vocabulary, which is learned from the captions.
     pub vocabulary_size: usize,
     /// Tokens of a text, start and end included.
@@ -90,7 +84,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             start: None,
-            locked_text: None,
             vocabulary_size: 8192,
             context_length: 32,
             projection_dim: 256,
@@ -122,12 +115,12 @@ impl Settings {
         }
     }
 
-    /// The picture tower's config for pictures of `size` pixels and a joint space of `projection_dim` features.
-    fn vision_config(&self, size: usize, projection_dim: usize) -> ClipVisionConfig {
+    /// The picture tower's config for pictures of `size` pixels.
+    fn vision_config(&self, size: usize) -> ClipVisionConfig {
         ClipVisionConfig {
             hidden_size: self.vision.hidden_size,
             intermediate_size: self.vision.intermediate_size,
-            projection_dim,
+            projection_dim: self.projection_dim,
             num_hidden_layers: self.vision.num_hidden_layers,
             num_attention_heads: self.vision.num_attention_heads,
             image_size: size,
@@ -140,11 +133,11 @@ impl Settings {
 /// CLIP with its pictures.
 pub struct ClipObjective {
     settings: Settings,
+    config: ClipConfig,
     clip: Clip,
     networks: Vec<Network>,
     params: Params,
     pictures: Pictures,
-    digest: String,
 }
 
 impl ClipObjective {
@@ -160,18 +153,10 @@ impl ClipObjective {
                 .with_help("the larger the batch the better; 128 is a good beginning"));
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
-        let seeded = || Params::seeded(recipe.seed, DType::F32, &device).trainable();
-        let mut digest = pictures.digest().to_owned();
-        let (clip, params) = match (&settings.start, &settings.locked_text) {
-            (Some(_), Some(_)) => {
-                return Err(Error::request(
-                    "clip.start begins with both towers of a model, clip.locked_text with a text tower",
-                )
-                .with_help("leave one of them out"));
-            }
-            (Some(folder), None) => {
-                let before = Clip::open(folder, &device)?;
-                let size = before.vision.config().image_size;
+        let (config, params, tokenizer) = match &settings.start {
+            Some(folder) => {
+                let (config, params) = model_folder::open(folder, ClipConfig::from_json, &device)?;
+                let size = config.vision.image_size;
                 if size != pictures.size() {
                     return Err(Error::request(format!(
                         "data.size is {}, but the model in {} reads pictures of {size} pixels",
@@ -179,32 +164,21 @@ impl ClipObjective {
                         folder.display()
                     )));
                 }
-                let params = model_folder::load(folder, &device)?.trainable();
-                (Clip::new(&params, &before.config(), before.tokenizer)?, params)
+                (config, params.trainable(), ClipTokenizer::load(folder)?)
             }
-            (None, Some(folder)) => {
-                let [text_encoder, tokenizer] = ["text_encoder", "tokenizer"].map(|name| folder.join(name));
-                digest = combined(&[&digest, &model_digest(&text_encoder)?, &model_digest(&tokenizer)?]);
-                let (text, texts) = model_folder::open_clip_text(&text_encoder, &device)?;
-                let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
-                let config = ClipConfig { vision: settings.vision_config(pictures.size(), width), text };
-                let params = seeded();
-                let tokenizer = ClipTokenizer::load(&tokenizer)?;
-                (Clip::of_towers(&texts, &params, logit_scale(&params)?, &config, tokenizer)?, params)
-            }
-            (None, None) => {
+            None => {
                 let texts = captions(&pictures, recipe.seed);
                 let tokenizer = train_bpe::train(texts, settings.vocabulary_size, settings.context_length)?;
                 let config = ClipConfig {
                     text: settings.text_config(&tokenizer),
-                    vision: settings.vision_config(pictures.size(), settings.projection_dim),
+                    vision: settings.vision_config(pictures.size()),
                 };
-                let params = seeded();
-                (Clip::new(&params, &config, tokenizer)?, params)
+                (config, Params::seeded(recipe.seed, DType::F32, &device).trainable(), tokenizer)
             }
         };
+        let clip = Clip::new(&params, &config, tokenizer)?;
         let networks = vec![Network::new("clip", &params)?];
-        Ok(Self { settings, clip, networks, params, pictures, digest })
+        Ok(Self { settings, config, clip, networks, params, pictures })
     }
 
     fn training(&self, batch: &Batch) -> Vec<usize> {
@@ -234,15 +208,7 @@ impl ClipObjective {
 
     /// Held-out pictures of a kind, spread evenly over all there are.
     fn held_out(&self, split: Split, count: usize) -> Vec<usize> {
-        let all = self.pictures.split(split);
-        let count = count.min(all.len());
-        (0..count).map(|i| all[i * all.len() / count]).collect()
-    }
-
-    fn write_preprocessor(&self, folder: &Path) -> Result<()> {
-        write_atomically(&folder.join("preprocessor_config.json"), |file| {
-            writeln!(file, "{:#}", self.clip.preprocessor())
-        })
+        spread(self.pictures.split(split), count).copied().collect()
     }
 
     fn directions(&self, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
@@ -313,7 +279,7 @@ impl Objective for ClipObjective {
     }
 
     fn data_digest(&self) -> String {
-        self.digest.clone()
+        self.pictures.digest().to_owned()
     }
 
     fn describe(&self, index: usize) -> String {
@@ -396,20 +362,16 @@ impl Objective for ClipObjective {
     }
 
     /// A folder of transformers' `CLIPModel` with its processor; in it `text_encoder/` and `tokenizer/` as a diffusers pipeline
-    /// has them. With a locked text tower `image_encoder/` alone: transformers' `CLIPVisionModelWithProjection`.
+    /// has them.
     fn export(&mut self, folder: &Path) -> Result<()> {
-        let mut variables = self.params.variables();
-        if self.settings.locked_text.is_some() {
-            let place = folder.join(IMAGE_ENCODER);
-            variables.remove("logit_scale");
-            model_folder::write(&place, TRANSFORMERS_FILE, self.clip.vision.config(), None, &half(&variables)?)?;
-            return self.write_preprocessor(&place);
-        }
-        model_folder::write(folder, TRANSFORMERS_FILE, &self.clip.config().to_json(), None, &half(&variables)?)?;
-        self.write_preprocessor(folder)?;
+        let variables = self.params.variables();
+        model_folder::write(folder, TRANSFORMERS_FILE, &self.config.to_json(), None, &half(&variables)?)?;
+        write_atomically(&folder.join("preprocessor_config.json"), |file| {
+            writeln!(file, "{:#}", self.clip.preprocessor())
+        })?;
         self.clip.tokenizer.save(folder)?;
         self.clip.tokenizer.save(&folder.join("tokenizer"))?;
-        let mut config = json!(self.clip.config().text);
+        let mut config = json!(self.config.text);
         config["architectures"] = json!(["CLIPTextModel"]);
         let text = variables.into_iter().filter(|(name, _)| name.starts_with("text_model.")).collect();
         model_folder::write(&folder.join("text_encoder"), TRANSFORMERS_FILE, &config, None, &half(&text)?)

@@ -1,10 +1,14 @@
 //! Training of the classifier that judges pictures, and of the network of a perceptual loss: concepts and styles by
-//! cross-entropy with smoothed labels.
+//! cross-entropy with smoothed labels. Beside the text encoder of a picture model it judges candidates ([`crate::evaluate::fit`]).
 
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
-use crate::data::{Record, Split};
+use crate::data::caption::Caption;
+use crate::data::{Record, Split, spread};
+use crate::digest::{combined, model_digest};
+use crate::evaluate::fit::{IMAGE_ENCODER, NAMES, directions, open_text, to_bytes};
+use crate::evaluate::{CONCEPT, STYLE};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
@@ -14,7 +18,7 @@ use conjure_core::{DType, Device, Tensor};
 use conjure_models::image_classifier::{self as model, ImageClassifier, ImageClassifierConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Pictures that are looked at at once when nothing is trained.
 const CHUNK: usize = 64;
@@ -22,22 +26,16 @@ const CHUNK: usize = 64;
 const VALIDATION: usize = 1024;
 /// Concepts that count as recognised in `top5`.
 const TOP: usize = 5;
-/// The heads.
-const CONCEPT: &str = "concept";
-const STYLE: &str = "style";
 
 /// The table `[image_classifier]` of a recipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Stride of the first convolution, 1 or 2.
-    pub stem_stride: usize,
-    /// Channels of each level.
-    pub block_out_channels: Vec<usize>,
-    /// Residual blocks of each level.
-    pub layers_per_block: usize,
-    /// Groups of every norm.
-    pub norm_num_groups: usize,
+    /// Folder that holds `text_encoder/` and `tokenizer/` of a picture model whose candidates it shall judge: what the encoder
+    /// makes of the classes' names is written beside the weights.
+    pub text: Option<PathBuf>,
+    /// The network that looks.
+    pub model: Sizes,
     /// Share of each target that is spread over all classes.
     pub label_smoothing: f64,
     /// How pictures are changed before they are shown.
@@ -46,14 +44,46 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        Self { text: None, model: Sizes::default(), label_smoothing: 0.1, augment: Augment::default() }
+    }
+}
+
+/// Sizes of the residual network, by the names of its `config.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sizes {
+    /// Stride of the first convolution, 1 or 2.
+    pub stem_stride: usize,
+    /// Channels of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of each level.
+    pub layers_per_block: usize,
+    /// Groups of every norm.
+    pub norm_num_groups: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
         let small = ImageClassifierConfig::small_64(BTreeMap::new());
         Self {
             stem_stride: small.stem_stride,
             block_out_channels: small.block_out_channels,
             layers_per_block: small.layers_per_block,
             norm_num_groups: small.norm_num_groups,
-            label_smoothing: 0.1,
-            augment: Augment::default(),
+        }
+    }
+}
+
+impl Sizes {
+    /// The config of a network for pictures of `image_size` pixels with these heads.
+    pub fn config(&self, image_size: usize, heads: BTreeMap<String, Vec<String>>) -> ImageClassifierConfig {
+        ImageClassifierConfig {
+            image_size,
+            stem_stride: self.stem_stride,
+            block_out_channels: self.block_out_channels.clone(),
+            layers_per_block: self.layers_per_block,
+            norm_num_groups: self.norm_num_groups,
+            ..ImageClassifierConfig::small_64(heads)
         }
     }
 }
@@ -129,6 +159,26 @@ impl Augment {
     }
 }
 
+/// Pictures `(indices, 3, size, size)` in -1 to 1, each changed at random.
+fn augmented(
+    augment: &Augment,
+    pictures: &Pictures,
+    indices: &[usize],
+    batch: &Batch,
+    device: &Device,
+) -> Result<Tensor> {
+    let size = pictures.size();
+    let length = 3 * size * size;
+    let draws = batch.generator("augmentation").uniform(indices.len() * Augment::DRAWS);
+    let mut values = vec![0f32; indices.len() * length];
+    for ((&i, draws), planes) in
+        indices.iter().zip(draws.chunks_exact(Augment::DRAWS)).zip(values.chunks_exact_mut(length))
+    {
+        augment.apply(pictures.rgb(i), size, same_in_a_mirror(pictures.record(i)), draws, planes);
+    }
+    Ok(Tensor::from_vec(values, (indices.len(), 3, size, size), device)?)
+}
+
 /// Whether a picture still shows the same in a mirror: not so signs, flags and what is named by a side.
 fn same_in_a_mirror(record: &Record) -> bool {
     let sided =
@@ -146,6 +196,7 @@ pub struct Classifier {
     device: Device,
     /// For each head, the class of each name.
     classes: BTreeMap<String, BTreeMap<String, u32>>,
+    digest: String,
 }
 
 impl Classifier {
@@ -165,27 +216,58 @@ impl Classifier {
         let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for &i in pictures.split(Split::Train) {
             for (head, name) in labels(pictures.record(i)) {
-                if name.is_empty() {
-                    return Err(Error::request(format!("{} has no {head} to learn", pictures.describe(i)))
-                        .with_help("train on a data set that conjure data emoji made"));
+                if head == CONCEPT && name.is_empty() {
+                    return Err(Error::request(format!(
+                        "{} has neither a concept nor a caption",
+                        pictures.describe(i)
+                    ))
+                    .with_help("give every picture a caption"));
                 }
                 names.entry(head.to_owned()).or_default().insert(name.to_owned());
             }
         }
         let heads = names.iter().map(|(head, names)| (head.clone(), names.iter().cloned().collect())).collect();
         let classes = names.into_iter().map(|(head, names)| (head, names.into_iter().zip(0..).collect())).collect();
-        let config = ImageClassifierConfig {
-            image_size: pictures.size(),
-            stem_stride: settings.stem_stride,
-            block_out_channels: settings.block_out_channels.clone(),
-            layers_per_block: settings.layers_per_block,
-            norm_num_groups: settings.norm_num_groups,
-            ..ImageClassifierConfig::small_64(heads)
-        };
+        let config = settings.model.config(pictures.size(), heads);
         let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
         let model = ImageClassifier::new(&params, &config)?;
         let networks = vec![Network::new("classifier", &params)?];
-        Ok(Self { settings, model, networks, params, pictures, device, classes })
+        let mut digest = pictures.digest().to_owned();
+        if let Some(text) = &settings.text {
+            // What cannot be read is told before the work.
+            open_text(text, &device)?;
+            let [text_encoder, tokenizer] = ["text_encoder", "tokenizer"].map(|name| model_digest(&text.join(name)));
+            digest = combined(&[&digest, &text_encoder?, &tokenizer?]);
+        }
+        let classifier = Self { settings, model, networks, params, pictures, device, classes, digest };
+        if classifier.settings.text.is_some() {
+            classifier.names()?;
+        }
+        Ok(classifier)
+    }
+
+    /// How one would ask for each concept in each style: all styles of a concept beside each other, in the order of the heads.
+    fn names(&self) -> Result<Vec<String>> {
+        let heads = &self.model.config().heads;
+        let mut shown: BTreeMap<&str, &Record> = BTreeMap::new();
+        for &i in self.pictures.split(Split::Train) {
+            let record = self.pictures.record(i);
+            let [(_, concept), _] = labels(record);
+            shown.entry(concept).or_insert(record);
+        }
+        let name = |concept: &String, style: &String| {
+            let record = Record { style: style.clone(), ..(**shown.get(concept.as_str())?).clone() };
+            let any = || record.labels.keys().find_map(|language| Caption::plain(&record, language));
+            Caption::plain(&record, "en").or_else(any).map(|caption| caption.text)
+        };
+        let all = heads[CONCEPT].iter().flat_map(|concept| heads[STYLE].iter().map(move |style| (concept, style)));
+        all.map(|(concept, style)| {
+            name(concept, style).ok_or_else(|| {
+                Error::request(format!("pictures of {concept} have no captions"))
+                    .with_help("a judge of candidates needs a name for every concept")
+            })
+        })
+        .collect()
     }
 
     fn class(&self, head: &str, name: &str) -> Option<u32> {
@@ -204,25 +286,14 @@ impl Classifier {
         }
         targets.into_iter().map(|(head, classes)| Ok((head, Tensor::new(classes, &self.device)?))).collect()
     }
-
-    fn batch(&self, indices: &[usize], batch: &Batch) -> Result<Tensor> {
-        let size = self.pictures.size();
-        let length = 3 * size * size;
-        let draws = batch.generator("augmentation").uniform(indices.len() * Augment::DRAWS);
-        let mut values = vec![0f32; indices.len() * length];
-        for ((&i, draws), planes) in
-            indices.iter().zip(draws.chunks_exact(Augment::DRAWS)).zip(values.chunks_exact_mut(length))
-        {
-            let mirror = same_in_a_mirror(self.pictures.record(i));
-            self.settings.augment.apply(self.pictures.rgb(i), size, mirror, draws, planes);
-        }
-        Ok(Tensor::from_vec(values, (indices.len(), 3, size, size), &self.device)?)
-    }
 }
 
-/// What a picture is an example of, by head.
+/// What a picture is an example of, by head. Where nobody says which concept it shows, that is its caption; pictures without
+/// styles are all of one.
 fn labels(record: &Record) -> [(&'static str, &str); 2] {
-    [(CONCEPT, &record.concept), (STYLE, &record.style)]
+    let caption = || record.labels.get("en").or_else(|| record.labels.values().next()).map_or("", String::as_str);
+    let concept = if record.concept.is_empty() { caption() } else { &record.concept };
+    [(CONCEPT, concept), (STYLE, &record.style)]
 }
 
 /// How many of the rows of `logits` have their target among the `top` largest.
@@ -246,7 +317,7 @@ impl Objective for Classifier {
     }
 
     fn data_digest(&self) -> String {
-        self.pictures.digest().to_owned()
+        self.digest.clone()
     }
 
     fn describe(&self, index: usize) -> String {
@@ -256,7 +327,7 @@ impl Objective for Classifier {
     fn losses(&self, batch: &Batch) -> Result<Losses> {
         let train = self.pictures.split(Split::Train);
         let indices: Vec<usize> = batch.indices.iter().map(|&i| train[i]).collect();
-        let x = self.batch(&indices, batch)?; // (batch, 3, size, size)
+        let x = augmented(&self.settings.augment, &self.pictures, &indices, batch, &self.device)?; // (batch, 3, size, size)
         let targets = self.targets(&indices)?;
         let logits = self.model.forward(&x, &mut NoProbe)?.logits;
         let loss = model::loss(&logits, &targets, self.settings.label_smoothing)?;
@@ -271,8 +342,7 @@ impl Objective for Classifier {
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {
         let known = |i: &usize| labels(self.pictures.record(*i)).iter().all(|(h, name)| self.class(h, name).is_some());
         let all: Vec<usize> = self.pictures.split(Split::HeldOutCombination).iter().copied().filter(known).collect();
-        let count = all.len().min(VALIDATION);
-        let chosen: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
+        let chosen: Vec<usize> = spread(&all, VALIDATION).copied().collect();
         let mut found = [0; 3];
         for chunk in chosen.chunks(CHUNK) {
             let targets = self.targets(chunk)?;
@@ -281,15 +351,23 @@ impl Objective for Classifier {
                 *found += recognised(&logits[head].detach(), &targets[head], top)?;
             }
         }
-        if count == 0 {
+        if chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let share = |(name, found): (&str, usize)| (name.to_owned(), found as f64 / count as f64);
+        let share = |(name, found): (&str, usize)| (name.to_owned(), found as f64 / chosen.len() as f64);
         Ok(["top1", "top5", "style"].into_iter().zip(found).map(share).collect())
     }
 
+    /// The classifier; a judge of candidates in `image_encoder/`, which belongs into the picture model's folder.
     fn export(&mut self, folder: &Path) -> Result<()> {
-        model_folder::write(folder, TRANSFORMERS_FILE, self.model.config(), None, &half(&self.params.variables())?)
+        let mut tensors = half(&self.params.variables())?;
+        let Some(text) = &self.settings.text else {
+            return model_folder::write(folder, TRANSFORMERS_FILE, self.model.config(), None, &tensors);
+        };
+        let (tokenizer, text) = open_text(text, &self.device)?;
+        let names = directions(&tokenizer, &text, &self.names()?, &self.device)?;
+        tensors.insert(NAMES.to_owned(), to_bytes(&names)?);
+        model_folder::write(&folder.join(IMAGE_ENCODER), TRANSFORMERS_FILE, self.model.config(), None, &tensors)
     }
 }
 

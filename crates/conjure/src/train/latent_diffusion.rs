@@ -7,11 +7,11 @@ use super::denoising_loss::DenoisingLoss;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
-use crate::data::{Split, caption::Caption};
+use crate::data::{Split, caption::Caption, spread};
 use crate::digest::{combined, model_digest};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
-use crate::model_folder::{self, DIFFUSERS_FILE, half};
+use crate::model_folder::{self, DIFFUSERS_FILE, TRANSFORMERS_FILE, half};
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
@@ -44,6 +44,9 @@ pub struct Settings {
     pub autoencoder: PathBuf,
     /// Folder that holds `text_encoder/` and `tokenizer/`.
     pub text: PathBuf,
+    /// Factor on the learning rate for the text encoder, which is trained along: Rombach et al. 2022 optimise both together
+    /// (equation 3). 0 leaves it as it is, as Stable Diffusion does.
+    pub text_rate: f64,
     /// Folder of a U-Net to begin with instead of random weights.
     pub start: Option<PathBuf>,
     /// Languages of the captions; all that a picture has if empty.
@@ -67,6 +70,7 @@ impl Default for Settings {
             scheduler: json!({}),
             autoencoder: PathBuf::new(),
             text: PathBuf::new(),
+            text_rate: 0.0,
             start: None,
             languages: Vec::new(),
             text_drop: 0.1,
@@ -94,6 +98,7 @@ pub struct LatentDiffusion {
     networks: Vec<Network>,
     autoencoder: AutoencoderKl,
     text_encoder: ClipText,
+    text_params: Params,
     tokenizer: ClipTokenizer,
     pictures: Pictures,
     train: Latents,
@@ -115,6 +120,9 @@ impl LatentDiffusion {
         if !(0.0..=1.0).contains(&settings.text_drop) {
             return Err(Error::request(format!("text_drop is {}, not 0 to 1", settings.text_drop)));
         }
+        if !(0.0..=10.0).contains(&settings.text_rate) {
+            return Err(Error::request(format!("text_rate is {}, not 0 to 10", settings.text_rate)));
+        }
         Guidance::new(settings.guidance, 0.0)?;
         let scheduler = SchedulerConfig::from_json(&settings.scheduler.to_string())?;
         Plan::new(&scheduler, scheduler.sampler()?, None, settings.sample_steps)?;
@@ -123,6 +131,7 @@ impl LatentDiffusion {
         let autoencoder_config = model_folder::config(&settings.autoencoder, AutoencoderKlConfig::from_json)?;
         let text_folder = settings.text.join("text_encoder");
         let (text_config, text_params) = model_folder::open_clip_text(&text_folder, &device)?;
+        let text_params = if settings.text_rate > 0.0 { text_params.trainable() } else { text_params };
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         if settings.model.in_channels != autoencoder_config.latent_channels
             || settings.model.out_channels != autoencoder_config.latent_channels
@@ -142,13 +151,16 @@ impl LatentDiffusion {
         }
         .trainable();
         let unet = UNet2DConditionModel::new(&params, &settings.model)?;
-        let networks = vec![Network::new("unet", &params)?];
+        let mut networks = vec![Network::new("unet", &params)?];
+        if settings.text_rate > 0.0 {
+            // The U-Net attends to hidden states: nothing hangs on a projection.
+            let network = Network::new("text_encoder", &text_params)?.only(|name| !name.starts_with("text_projection"));
+            networks.push(Network { rate: settings.text_rate, ..network });
+        }
 
         let train = latents(&autoencoder, &pictures, pictures.split(Split::Train), &device)?
             .ok_or_else(|| Error::request("there is nothing to train on: the data hold no training example"))?;
-        let all = pictures.split(Split::HeldOutCombination);
-        let count = all.len().min(VALIDATION);
-        let held_out: Vec<usize> = (0..count).map(|i| all[i * all.len() / count]).collect();
+        let held_out: Vec<usize> = spread(pictures.split(Split::HeldOutCombination), VALIDATION).copied().collect();
         let held_out_latents = latents(&autoencoder, &pictures, &held_out, &device)?;
         let digest = combined(&[
             pictures.digest(),
@@ -165,6 +177,7 @@ impl LatentDiffusion {
             networks,
             autoencoder,
             text_encoder,
+            text_params,
             tokenizer,
             pictures,
             train,
@@ -180,7 +193,7 @@ impl LatentDiffusion {
         let ids = texts.iter().map(|text| self.tokenizer.encode_window(text)).collect::<Result<Vec<_>>>()?;
         let ids = Tensor::new(ids, &self.device)?; // (batch, tokens)
         let output = self.text_encoder.forward(&ids, &mut NoProbe)?;
-        Ok(self.text_encoder.features(&output, 0, true)?.detach())
+        self.text_encoder.features(&output, 0, true)
     }
 
     /// The weighted error for latents `z (batch, channels, h, w)` at whole `timesteps`, for each picture: `(batch)`.
@@ -201,7 +214,7 @@ impl LatentDiffusion {
                 .iter()
                 .map(|&i| Caption::plain(self.pictures.record(i), "en").map_or(String::new(), |caption| caption.text))
                 .collect();
-            let words = self.encode(&texts)?;
+            let words = self.encode(&texts)?.detach();
             for level in 0..LEVELS {
                 let name = format!("validation {first} {level}");
                 let noise = rng::randn(&mut rng::keyed(0, &name), z.shape(), z.device())?;
@@ -289,7 +302,9 @@ impl Objective for LatentDiffusion {
         let timesteps = self.loss.timesteps(n, f64::from(batch.generator("timesteps").uniform(1)[0]));
         // 4. The error of the prediction.
         let noise = rng::randn(&mut batch.generator("noise"), z.shape(), z.device())?;
-        Ok(Losses::one(self.errors(&z, &noise, &timesteps, &words)?.mean_all()?))
+        let loss = self.errors(&z, &noise, &timesteps, &words)?.mean_all()?;
+        let terms = (0..self.networks.len()).map(|network| (network, loss.clone())).collect();
+        Ok(Losses { terms, figures: Vec::new() })
     }
 
     /// The weighted error, in English and with style, on fixed noise: of held-out combinations and of as many training pictures.
@@ -310,6 +325,7 @@ impl Objective for LatentDiffusion {
             return Ok(None);
         }
         let words = Tensor::cat(&[self.encode(&vec![String::new(); n])?, self.encode(&self.settings.prompts)?], 0)?;
+        let words = words.detach();
         let guidance = Guidance::new(self.settings.guidance, 0.0)?;
         let plan = Plan::new(&self.scheduler, self.scheduler.sampler()?, None, self.settings.sample_steps)?;
         let shape: Vec<usize> = [&[n], &self.train.mean.dims()[1..]].concat();
@@ -338,8 +354,13 @@ impl Objective for LatentDiffusion {
         let unet = half(&self.params.variables())?;
         model_folder::write(&folder.join("unet"), DIFFUSERS_FILE, &config, Some("UNet2DConditionModel"), &unet)?;
         model_folder::copy(&self.settings.autoencoder, &folder.join("vae"))?;
-        for part in ["text_encoder", "tokenizer"] {
-            model_folder::copy(&self.settings.text.join(part), &folder.join(part))?;
+        model_folder::copy(&self.settings.text.join("tokenizer"), &folder.join("tokenizer"))?;
+        let place = folder.join("text_encoder");
+        if self.settings.text_rate > 0.0 {
+            let text = half(&self.text_params.variables())?;
+            model_folder::write(&place, TRANSFORMERS_FILE, self.text_encoder.config(), None, &text)?;
+        } else {
+            model_folder::copy(&self.settings.text.join("text_encoder"), &place)?;
         }
         model_folder::write_index(folder, &self.settings.scheduler, None)
     }

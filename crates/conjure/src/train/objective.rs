@@ -65,7 +65,7 @@ impl Batch<'_> {
 /// What a micro-batch gave.
 pub struct Losses {
     /// A scalar for each network that is to follow its gradient: the network's place in [`Objective::networks`], the loss.
-    /// Gradients of one network's loss with respect to another network are dropped.
+    /// Gradients of one network's loss with respect to another network are dropped; the same loss may be named for several.
     pub terms: Vec<(usize, Tensor)>,
     /// Further figures for the log.
     pub figures: Vec<(&'static str, f64)>,

@@ -16,6 +16,7 @@ use super::decoder_lora::LoraSettings;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::recipe::Recipe;
 use super::text_model::{Stored, TextModel, Tokens, check_held_out, check_paths, sha256};
+use crate::data::spread;
 use crate::data::texts::is_held_out;
 use crate::digest::combined;
 use crate::{Error, Result};
@@ -213,17 +214,16 @@ impl Objective for Preference {
     /// Of held-out pairs: `loss`; `margin`, the mean of `beta` times how much more likely, compared with the model that
     /// training began with, the chosen answer became than the rejected one; `accuracy`, how often that is more than 0.
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {
-        let count = self.held_out.len().min(VALIDATION);
-        if count == 0 {
+        if self.held_out.is_empty() {
             return Ok(Vec::new());
         }
-        let some: Vec<&Pair> = (0..count).map(|i| &self.held_out[i * self.held_out.len() / count]).collect();
+        let some: Vec<&Pair> = spread(&self.held_out, VALIDATION).collect();
         let mut sums = [0.0; 3];
         for chunk in some.chunks(CHUNK) {
             let Judged { loss, margin, accuracy } = self.judge(chunk)?;
             let loss = f64::from(loss.detach().to_scalar::<f32>()?);
             for (sum, value) in sums.iter_mut().zip([loss, margin, accuracy]) {
-                *sum += value * chunk.len() as f64 / count as f64;
+                *sum += value * chunk.len() as f64 / some.len() as f64;
             }
         }
         Ok(["loss", "margin", "accuracy"].into_iter().zip(sums).map(|(name, sum)| (name.to_owned(), sum)).collect())

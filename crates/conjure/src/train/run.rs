@@ -261,18 +261,25 @@ impl Training {
         let Recipe { recompute, precision, .. } = self.recipe;
         let compute = || {
             let Losses { terms, figures } = self.objective.losses(batch)?;
+            // Networks that follow the same loss share its backward pass.
+            let mut last = None;
             let terms = terms.into_iter().map(|(place, loss)| {
                 let Some(trainee) = self.trainees.get(place) else {
                     let networks = self.trainees.len();
                     return Err(Error::failure(format!("a loss is for network {place}, but there are {networks}")));
                 };
                 let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-                let mut store = recompute::backward(&loss)?;
+                let mut store = match last.take() {
+                    Some((id, store)) if id == loss.id() => store,
+                    _ => recompute::backward(&loss)?,
+                };
                 let gradients = trainee.network.variables.iter().filter_map(|(name, variable)| {
                     // Detached, or it would keep everything alive that it was computed from.
                     Some((name.clone(), store.remove(variable.as_tensor())?.detach()))
                 });
-                Ok((place, value, gradients.collect()))
+                let gradients = gradients.collect();
+                last = Some((loss.id(), store));
+                Ok((place, value, gradients))
             });
             Ok(Part { terms: terms.collect::<Result<_>>()?, figures })
         };

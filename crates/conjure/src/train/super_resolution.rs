@@ -4,7 +4,7 @@
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
-use crate::data::Split;
+use crate::data::{Split, spread};
 use crate::evaluate::{psnr, ssim};
 use crate::generate::image::pixels::to_pictures;
 use crate::image_file::{Picture, grid};
@@ -108,9 +108,7 @@ impl Enlarger {
 
     /// Held-out pictures, spread evenly over all there are.
     fn held_out(&self, count: usize) -> Vec<usize> {
-        let all = self.pictures.split(Split::HeldOutConcept);
-        let count = count.min(all.len());
-        (0..count).map(|i| all[i * all.len() / count]).collect()
+        spread(self.pictures.split(Split::HeldOutConcept), count).copied().collect()
     }
 
     /// Each picture made small, and enlarged again by bicubic interpolation and by the network.

@@ -9,6 +9,7 @@ use super::decoder_lora::LoraSettings;
 use super::objective::{Batch, Losses, Network, Objective};
 use super::recipe::Recipe;
 use super::text_model::{Stored, TextModel, Tokens, check_held_out, check_paths};
+use crate::data::spread;
 use crate::data::texts::is_held_out;
 use crate::digest::combined;
 use crate::{Error, Result};
@@ -142,11 +143,10 @@ impl Objective for Supervised {
 
     /// `loss`: the mean over the tokens of held-out answers, in nats; `perplexity`.
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {
-        let count = self.held_out.len().min(VALIDATION);
-        if count == 0 {
+        if self.held_out.is_empty() {
             return Ok(Vec::new());
         }
-        let some: Vec<&Learned> = (0..count).map(|i| &self.held_out[i * self.held_out.len() / count]).collect();
+        let some: Vec<&Learned> = spread(&self.held_out, VALIDATION).collect();
         let (mut sum, mut scored) = (0.0, 0);
         for chunk in some.chunks(CHUNK) {
             let (loss, tokens) = self.loss(chunk)?;

@@ -5,21 +5,27 @@
 //! A picture model attends to every position of the window, so all are compared (mean squared error of the hidden states): the
 //! words of a text with those at the same share of the English one's length, what follows its end with what follows that one's.
 //! An English caption is compared with itself, position by position.
+//!
+//! Contrastive training with few pictures leaves hidden states that differ in a handful of directions only, and what lies near
+//! together is hard to tell apart for whoever attends to them. So the student can be asked for more than its teacher knows:
+//! by what it says from a text's end on, concept and style shall be told from all others (cross-entropy over cosines to a
+//! learned direction each: "NormFace", Wang et al. 2017, <https://arxiv.org/abs/1704.06369>). Cosines need room, which the student
+//! finds where the teacher is silent.
 
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
-use crate::data::{Record, Split, caption::Caption};
+use crate::data::{Record, Split, caption::Caption, spread};
 use crate::digest::{combined, model_digest};
 use crate::evaluate::clip::cosines;
 use crate::evaluate::retrieval::recall;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
-use conjure_core::Tensor;
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator as _;
-use conjure_core::weights::Params;
+use conjure_core::weights::{Init, Params};
+use conjure_core::{DType, Tensor, ops};
 use conjure_models::clip_text::ClipText;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +33,8 @@ use std::path::{Path, PathBuf};
 
 /// Texts that are encoded at once when nothing is trained.
 const CHUNK: usize = 64;
+/// Cosines are multiplied by this: large enough that many classes find room, small enough that they must take some.
+const COSINES: f64 = 32.0;
 /// Pictures by whose names a validation looks.
 const VALIDATION: usize = 100;
 
@@ -36,6 +44,10 @@ const VALIDATION: usize = 100;
 pub struct Settings {
     /// Folder that holds the teacher's `text_encoder/` and `tokenizer/`.
     pub text: PathBuf,
+    /// Folder that holds the `text_encoder/` with which the student begins, if not with the teacher's.
+    pub start: Option<PathBuf>,
+    /// Weight of the loss by which concepts and styles are told apart; 0 asks for the teacher's states alone.
+    pub concepts: f64,
     /// Share of captions that are English, which the student must not forget.
     pub english: f64,
     /// The other languages that it learns; empty for all that the data have.
@@ -44,7 +56,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { text: PathBuf::new(), english: 0.2, languages: Vec::new() }
+        Self { text: PathBuf::new(), start: None, concepts: 0.0, english: 0.2, languages: Vec::new() }
     }
 }
 
@@ -52,6 +64,37 @@ impl Default for Settings {
 struct Window {
     ids: Vec<u32>,
     end: usize,
+}
+
+/// Directions that stand for classes.
+struct Directions {
+    /// `(classes, hidden_size)`.
+    weight: Tensor,
+    places: BTreeMap<String, u32>,
+}
+
+impl Directions {
+    /// One for each name, at random: so they lie apart from the start, and as they are long they turn slowly.
+    fn new(params: &Params, names: BTreeSet<String>, width: usize) -> Result<Self> {
+        let weight = params.get("weight", (names.len(), width), Init::Normal { std: 1.0 })?;
+        Ok(Self { weight, places: names.into_iter().zip(0..).collect() })
+    }
+
+    /// Mean cross-entropy of `states (batch, hidden_size)` and the classes of this name.
+    fn loss(&self, states: &Tensor, names: &[&str]) -> Result<Tensor> {
+        let place = |name: &&str| {
+            self.places.get(*name).copied().ok_or_else(|| Error::failure(format!("no direction is named {name}")))
+        };
+        let targets = Tensor::new(names.iter().map(place).collect::<Result<Vec<u32>>>()?, states.device())?;
+        let cosines = unit(states)?.matmul(&unit(&self.weight)?.t()?)?; // (batch, classes)
+        ops::cross_entropy(&(cosines * COSINES)?, &targets, 0.0)
+    }
+}
+
+/// What is asked beyond the teacher.
+struct Classes {
+    concepts: Directions,
+    styles: Directions,
 }
 
 /// Teacher and student with their captions.
@@ -62,8 +105,18 @@ pub struct TextDistillation {
     student: ClipText,
     params: Params,
     networks: Vec<Network>,
+    classes: Option<Classes>,
     pictures: Pictures,
     digest: String,
+}
+
+/// A caption for the student, and what it is compared with.
+struct Said {
+    text: String,
+    /// The English text that says the same.
+    english: String,
+    /// The style that it says.
+    style: Option<String>,
 }
 
 impl TextDistillation {
@@ -76,14 +129,30 @@ impl TextDistillation {
         if !(0.0..=1.0).contains(&settings.english) {
             return Err(Error::request(format!("english is {}, not 0 to 1", settings.english)));
         }
+        if !(0.0..=100.0).contains(&settings.concepts) {
+            return Err(Error::request(format!("concepts is {}, not 0 to 100", settings.concepts)));
+        }
         let folder = settings.text.join("text_encoder");
         let (config, params) = model_folder::open_clip_text(&folder, &recipe.device.open()?)?;
         let tokenizer = ClipTokenizer::load(&settings.text.join("tokenizer"))?;
         let teacher = ClipText::new(&params, &config)?;
-        let params = params.trainable();
+        let mut parts = vec![model_digest(&folder)?, model_digest(&settings.text.join("tokenizer"))?];
+        let params = match &settings.start {
+            None => params.trainable(),
+            Some(start) => {
+                let start = start.join("text_encoder");
+                let (other, params) = model_folder::open_clip_text(&start, &recipe.device.open()?)?;
+                if other != config {
+                    return Err(Error::file(&start, "its config differs from the teacher's")
+                        .with_help("text_distillation.start is a text encoder that learned from the same teacher"));
+                }
+                parts.push(model_digest(&start)?);
+                params.trainable()
+            }
+        };
         let student = ClipText::new(&params, &config)?;
         // The last layer's norm is part of the hidden states; a projection is not.
-        let networks = vec![Network::new("text_encoder", &params)?.only(|name| !name.starts_with("text_projection"))];
+        let mut network = Network::new("text_encoder", &params)?.only(|name| !name.starts_with("text_projection"));
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let known = |language: &String| {
             pictures.split(Split::Train).iter().any(|&i| pictures.record(i).labels.contains_key(language))
@@ -94,9 +163,24 @@ impl TextDistillation {
             ))
             .with_help("summary.json beside the data lists their languages"));
         }
-        let digest =
-            combined(&[pictures.digest(), &model_digest(&folder)?, &model_digest(&settings.text.join("tokenizer"))?]);
-        Ok(Self { settings, tokenizer, teacher, student, params, networks, pictures, digest })
+        let classes = (settings.concepts > 0.0)
+            .then(|| {
+                let own = Params::seeded(recipe.seed, DType::F32, params.device()).trainable();
+                let of = |name: fn(&Record) -> &String| {
+                    pictures.split(Split::Train).iter().map(|&i| name(pictures.record(i)).clone()).collect()
+                };
+                let directions = |name, names| Directions::new(&own.sub(name), names, config.hidden_size);
+                let concepts = directions("concepts", of(|record| &record.concept))?;
+                let styles = directions("styles", of(|record| &record.style))?;
+                network.variables.extend(own.variables());
+                Ok::<_, Error>(Classes { concepts, styles })
+            })
+            .transpose()?;
+        let mut digests = vec![pictures.digest()];
+        digests.extend(parts.iter().map(String::as_str));
+        let digest = combined(&digests);
+        let networks = vec![network];
+        Ok(Self { settings, tokenizer, teacher, student, params, networks, classes, pictures, digest })
     }
 
     /// Whether a language is one of those that the student learns.
@@ -120,27 +204,51 @@ impl TextDistillation {
     }
 
     /// A caption for the student, and the English one that says the same.
-    fn pair(&self, record: &Record, generator: &mut dyn conjure_core::rng::Generator) -> (String, String) {
+    fn said(&self, record: &Record, generator: &mut dyn conjure_core::rng::Generator) -> Said {
         let draws = generator.uniform(2);
         let others: Vec<&String> = record.labels.keys().filter(|language| self.learns(language)).collect();
         let place = ((f64::from(draws[1]) * others.len() as f64) as usize).min(others.len().saturating_sub(1));
-        match others.get(place) {
-            Some(language) if f64::from(draws[0]) >= self.settings.english => {
-                let said = Caption::draw_in(record, language, generator);
-                match said.in_english(record) {
-                    Some(english) => (said.text, english),
-                    // Keywords without a name say less than the name does.
-                    None => match (Caption::plain(record, language), Caption::plain(record, "en")) {
-                        (Some(said), Some(english)) => (said.text, english.text),
-                        _ => (said.text.clone(), said.text),
-                    },
+        let language = match others.get(place) {
+            Some(language) if f64::from(draws[0]) >= self.settings.english => *language,
+            _ => "en",
+        };
+        let mut said = Caption::draw_in(record, language, generator);
+        let english = if language == "en" { Some(said.text.clone()) } else { said.in_english(record) };
+        let english = english.unwrap_or_else(|| {
+            // Keywords without a name say less than the name does.
+            match (Caption::plain(record, language), Caption::plain(record, "en")) {
+                (Some(plain), Some(english)) => {
+                    said = plain;
+                    english.text
                 }
+                _ => said.text.clone(),
             }
-            _ => {
-                let said = Caption::draw_in(record, "en", generator).text;
-                (said.clone(), said)
-            }
+        });
+        Said { style: said.style().map(str::to_owned), text: said.text, english }
+    }
+
+    /// How well concepts and styles are told by `student (batch, length, hidden_size)` from where each text ends on.
+    fn told_apart(
+        &self,
+        classes: &Classes,
+        student: &Tensor,
+        said: &[(&Record, Said)],
+        ends: &[(usize, usize)],
+    ) -> Result<Tensor> {
+        let (batch, length, _) = student.dims3()?;
+        let share = |end: usize| move |position: usize| if position < end { 0.0 } else { 1.0 / (length - end) as f32 };
+        let shares: Vec<f32> = ends.iter().flat_map(|(end, _)| (0..length).map(share(*end))).collect();
+        let shares = Tensor::from_vec(shares, (batch, 1, length), student.device())?;
+        let states = shares.matmul(student)?.squeeze(1)?; // (batch, hidden_size)
+        let concepts: Vec<&str> = said.iter().map(|(record, _)| record.concept.as_str()).collect();
+        let loss = classes.concepts.loss(&states, &concepts)?;
+        let (rows, styles): (Vec<u32>, Vec<&str>) =
+            (0..).zip(said).filter_map(|(row, (_, said))| Some((row, said.style.as_deref()?))).unzip();
+        if rows.is_empty() {
+            return Ok(loss);
         }
+        let styled = states.index_select(&Tensor::new(rows, student.device())?, 0)?;
+        Ok((loss + classes.styles.loss(&styled, &styles)?)?)
     }
 
     /// Unit vectors of what the model makes of texts, at the window's last position.
@@ -151,11 +259,15 @@ impl TextDistillation {
             let windows = chunk.iter().map(|text| self.window(text)).collect::<Result<Vec<_>>>()?;
             let hidden = self.hidden(model, &windows, length)?.detach();
             let last = hidden.narrow(1, length - 1, 1)?.squeeze(1)?; // (texts, hidden_size)
-            let norm = last.sqr()?.sum_keepdim(1)?.sqrt()?;
-            all.extend(last.broadcast_div(&norm)?.to_vec2::<f32>()?);
+            all.extend(unit(&last)?.to_vec2::<f32>()?);
         }
         Ok(all)
     }
+}
+
+/// Rows of `x (rows, features)`, of length 1.
+fn unit(x: &Tensor) -> Result<Tensor> {
+    Ok(x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)?)
 }
 
 /// The position of an English text that ends at `english` which `position` of a text that ends at `said` is compared with.
@@ -200,12 +312,16 @@ impl Objective for TextDistillation {
     fn losses(&self, batch: &Batch) -> Result<Losses> {
         let train = self.pictures.split(Split::Train);
         let mut generator = batch.generator("captions");
-        let (mut said, mut english) = (Vec::new(), Vec::new());
-        for &i in batch.indices {
-            let (a, b) = self.pair(self.pictures.record(train[i]), &mut generator);
-            said.push(self.window(&a)?);
-            english.push(self.window(&b)?);
-        }
+        let texts: Vec<(&Record, Said)> = batch
+            .indices
+            .iter()
+            .map(|&i| self.pictures.record(train[i]))
+            .map(|record| (record, self.said(record, &mut generator)))
+            .collect();
+        let windows = |of: fn(&Said) -> &String| -> Result<Vec<Window>> {
+            texts.iter().map(|(_, said)| self.window(of(said))).collect()
+        };
+        let (said, english) = (windows(|said| &said.text)?, windows(|said| &said.english)?);
         let ends: Vec<(usize, usize)> = said.iter().zip(&english).map(|(a, b)| (a.end, b.end)).collect();
         // Windows end anywhere from the longest text's end on: later positions are compared less often, at less work.
         let context = self.tokenizer.context_length();
@@ -214,7 +330,12 @@ impl Objective for TextDistillation {
         let length = (longest + further as usize).min(context);
         let teacher = self.hidden(&self.teacher, &english, length)?.detach();
         let student = self.hidden(&self.student, &said, length)?;
-        Ok(Losses::one(distance(&student, &teacher, &ends)?))
+        let distance = distance(&student, &teacher, &ends)?;
+        let Some(classes) = &self.classes else { return Ok(Losses::one(distance)) };
+        let told_apart = self.told_apart(classes, &student, &texts, &ends)?;
+        let figure = |loss: &Tensor| Ok::<_, Error>(f64::from(loss.detach().to_scalar::<f32>()?));
+        let figures = vec![("distance", figure(&distance)?), ("told_apart", figure(&told_apart)?)];
+        Ok(Losses { terms: vec![(0, (distance + (told_apart * self.settings.concepts)?)?)], figures })
     }
 
     /// `en` and `others`: how often, among the English names of a hundred training pictures of different concepts, the one of
@@ -224,9 +345,7 @@ impl Objective for TextDistillation {
         let train = self.pictures.split(Split::Train);
         let distinct: Vec<usize> =
             train.iter().copied().filter(|&i| concepts.insert(&self.pictures.record(i).concept)).collect();
-        let count = distinct.len().min(VALIDATION);
-        let records: Vec<&Record> =
-            (0..count).map(|i| self.pictures.record(distinct[i * distinct.len() / count])).collect();
+        let records: Vec<&Record> = spread(&distinct, VALIDATION).map(|&i| self.pictures.record(i)).collect();
         let named = |language: &str| -> Vec<(usize, String)> {
             let caption = |(i, record): (usize, &&Record)| Some((i, Caption::plain(record, language)?.text));
             records.iter().enumerate().filter_map(caption).collect()

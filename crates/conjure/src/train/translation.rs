@@ -6,8 +6,8 @@
 
 use super::objective::{Batch, Losses, Network, Objective};
 use super::recipe::Recipe;
-use crate::data::Split;
 use crate::data::translation::{Pair, Translations};
+use crate::data::{Split, spread};
 use crate::digest::combined;
 use crate::evaluate::translator::of_texts;
 use crate::generate::translate::{SequenceModel, TranslateRequest, Translator};
@@ -278,8 +278,7 @@ fn held_out(data: &Translations, translator: &Translator, settings: &Settings) -
             }
         }
     }
-    let count = pairs.len().min(settings.validation);
-    Ok((0..count).map(|i| pairs[i * pairs.len() / count].clone()).collect())
+    Ok(spread(&pairs, settings.validation).cloned().collect())
 }
 
 impl Objective for Translation {
@@ -365,12 +364,11 @@ impl Objective for Translation {
 
     /// Held-out pairs, each with what is written for it.
     fn sample_texts(&mut self) -> Result<Option<String>> {
-        let count = self.held_out.len().min(SAMPLES);
-        if count == 0 {
+        if self.held_out.is_empty() {
             return Ok(None);
         }
-        let some: Vec<&Pair> = (0..count).map(|i| &self.held_out[i * self.held_out.len() / count]).collect();
-        let mut sources = Vec::with_capacity(count);
+        let some: Vec<&Pair> = spread(&self.held_out, SAMPLES).collect();
+        let mut sources = Vec::with_capacity(some.len());
         for pair in &some {
             sources.extend(self.encoded(pair)?.map(|(source, _)| source));
         }

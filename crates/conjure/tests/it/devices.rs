@@ -90,10 +90,7 @@ vision = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 2, num_
 
 const CLASSIFIER: &str = r#"
 [image_classifier]
-stem_stride = 1
-block_out_channels = [8, 16]
-layers_per_block = 1
-norm_num_groups = 4
+model = { stem_stride = 1, block_out_channels = [8, 16], layers_per_block = 1, norm_num_groups = 4 }
 "#;
 
 const SUPER_RESOLUTION: &str = r#"
@@ -126,9 +123,12 @@ fn twins_train_what_kernels_train() {
     let root = root.path();
     let data = crate::train_networks::data_set(root);
     let latent = latent_diffusion(root);
+    let text_distillation =
+        format!("[text_distillation]\ntext = {}\nconcepts = 0.1\n", text(&root.join("clip/export")));
     for (objective, own) in [
         ("autoencoder_kl", AUTOENCODER),
         ("clip", CLIP),
+        ("text_distillation", &text_distillation),
         ("image_classifier", CLASSIFIER),
         ("super_resolution", SUPER_RESOLUTION),
         ("latent_diffusion", &latent),
@@ -151,6 +151,42 @@ fn twins_train_what_kernels_train() {
         let found = distance(&expected, &state(&mixed, 3));
         assert!(found < 5e-5, "{objective} by both: {found}");
     }
+}
+
+/// Both networks follow one loss: the U-Net's first step is the same whether the text encoder moves or not.
+#[test]
+fn a_text_encoder_is_trained_along_or_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let data = crate::train_networks::data_set(root);
+    for (objective, own) in [("autoencoder_kl", AUTOENCODER), ("clip", CLIP)] {
+        train(&recipe(objective, &data, own), &[], &root.join(objective));
+    }
+    let recipe = recipe("latent_diffusion", &data, &latent_diffusion(root));
+    let text = |folder: &Path| std::fs::read(folder.join("export/text_encoder/model.safetensors")).unwrap();
+    let (alone, along) = (root.join("alone"), root.join("along"));
+    train(&recipe, &["steps=1"], &alone);
+    train(&recipe, &["steps=1", "latent_diffusion.text_rate=0.5"], &along);
+    assert!(text(&alone) == text(&root.join("clip")));
+    assert!(text(&along) != text(&alone));
+    let state_of = |folder: &Path, network: &str| {
+        let mut state = state(folder, 1);
+        state.retain(|name, _| name.starts_with(network));
+        state
+    };
+    let (unet, same) = (state_of(&alone, "unet/"), state_of(&along, "unet/"));
+    assert!(!unet.is_empty() && unet == same);
+    assert!(state_of(&alone, "text_encoder/").is_empty() && !state_of(&along, "text_encoder/").is_empty());
+
+    let twins = root.join("by twins");
+    train(&recipe, &["latent_diffusion.text_rate=0.5"], &along.join("longer"));
+    as_on_a_gpu(|| train(&recipe, &["latent_diffusion.text_rate=0.5"], &twins));
+    let found = distance(&state(&along.join("longer"), 3), &state(&twins, 3));
+    assert!(found < 5e-5, "{found}");
+
+    let refused = Recipe::parse(&recipe, &["latent_diffusion.text_rate=-1".to_owned()])
+        .and_then(|recipe| Training::start(recipe, &root.join("refused")).map(|_| ()));
+    assert!(refused.unwrap_err().to_string().contains("text_rate is -1, not 0 to 10"));
 }
 
 /// Less memory, and several micro-batches an update.

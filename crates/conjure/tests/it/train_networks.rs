@@ -1,5 +1,6 @@
 //! The classifier and super-resolution, trained for a few steps on a data set of drawn shapes.
 
+use conjure::evaluate::fit::Fit;
 use conjure::image_file::{Picture, write_png};
 use conjure::train::{Control, Event, Recipe, Training};
 use conjure_core::weights::{self, Params};
@@ -23,7 +24,16 @@ fn inked(concept: &str, x: f32, y: f32) -> bool {
     }
 }
 
-/// Four concepts in three colours, which are the styles; the red ring is held out, and the slab in every colour.
+/// A concept in a colour on white.
+fn drawn(concept: &str, ink: [u8; 3]) -> Vec<u8> {
+    let pixel = |i: usize| {
+        let (x, y) = ((i % SIZE) as f32 - 7.5, (i / SIZE) as f32 - 7.5);
+        if inked(concept, x, y) { ink } else { [255; 3] }
+    };
+    (0..SIZE * SIZE).flat_map(pixel).collect()
+}
+
+/// Four concepts, with names in two languages, in three colours, which are the styles; the red ring is held out, and the slab in every colour.
 pub fn data_set(folder: &Path) -> std::path::PathBuf {
     let file = folder.join("shapes.zip");
     let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
@@ -31,19 +41,24 @@ pub fn data_set(folder: &Path) -> std::path::PathBuf {
     let png = folder.join("one.png");
     for concept in ["cross", "disc", "ring", "slab"] {
         for (style, ink) in [("red", [255, 0, 0]), ("green", [0, 160, 0]), ("blue", [0, 0, 255])] {
-            let rgb = (0..SIZE * SIZE).flat_map(|i| {
-                let (x, y) = ((i % SIZE) as f32 - 7.5, (i / SIZE) as f32 - 7.5);
-                if inked(concept, x, y) { ink } else { [255; 3] }
-            });
-            write_png(&png, &Picture::new(SIZE, SIZE, rgb.collect()).unwrap(), None).unwrap();
+            write_png(&png, &Picture::new(SIZE, SIZE, drawn(concept, ink)).unwrap(), None).unwrap();
             let split = match (concept, style) {
                 ("slab", _) => "held-out-concept",
                 ("ring", "red") => "held-out-combination",
                 _ => "train",
             };
             let name = format!("{concept}-{style}.png");
-            lines += &json!({ "file_name": name, "text": concept, "concept": concept, "style": style, "split": split })
-                .to_string();
+            let german = match concept {
+                "cross" => "Kreuz",
+                "disc" => "Scheibe",
+                "ring" => "Reif",
+                _ => "Platte",
+            };
+            let labels = json!({ "en": concept, "de": german });
+            let line = json!({
+                "file_name": name, "text": concept, "concept": concept, "style": style, "split": split, "labels": labels,
+            });
+            lines += &line.to_string();
             lines.push('\n');
             archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
             archive.write_all(&std::fs::read(&png).unwrap()).unwrap();
@@ -85,10 +100,7 @@ data = { size = 16 }
 optimizer = { learning_rate = 1e-2, weight_decay = 0.0 }
 report = { every = 20, validate = 100, samples = 0 }
 [image_classifier]
-stem_stride = 1
-block_out_channels = [8, 16]
-layers_per_block = 1
-norm_num_groups = 4
+model = { stem_stride = 1, block_out_channels = [8, 16], layers_per_block = 1, norm_num_groups = 4 }
 label_smoothing = 0.05
 augment = { shift = 0.05, scale = 0.05, mirror = true, colour = 0.05 }
 "#;
@@ -109,6 +121,95 @@ fn the_classifier_learns_shapes_and_reports_on_the_combination_that_it_never_saw
     assert_eq!(config.heads["style"], ["blue", "green", "red"]);
     let source = weights::open(weights::locate(&export).unwrap()).unwrap();
     ImageClassifier::new(&Params::load(source, DType::F32, &Device::Cpu), &config).unwrap();
+}
+
+/// The folder of a small text encoder.
+fn text_encoder(folder: &Path) -> std::path::PathBuf {
+    let clip = folder.join("clip");
+    let recipe = r#"
+objective = "clip"
+steps = 150
+batch = 8
+data = { size = 16 }
+optimizer = { learning_rate = 1e-2 }
+report = { validate = 0, samples = 0 }
+[clip]
+vocabulary_size = 600
+projection_dim = 16
+patch_size = 8
+text = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+vision = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+"#;
+    std::fs::create_dir(&clip).unwrap();
+    train(&clip, recipe);
+    clip.join("run/export")
+}
+
+/// Beside a text encoder the classifier says how well pictures and words fit.
+#[test]
+fn a_classifier_beside_a_text_encoder_judges_candidates() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text_encoder(folder.path());
+    let recipe = format!("{CLASSIFIER}text = {:?}\n", text.display().to_string());
+    let [training, _] = train(folder.path(), &recipe);
+    assert!(training["top1"] > 0.95 && training["style"] > 0.95, "{training:?}");
+
+    let export = folder.path().join("run/export/image_encoder");
+    std::fs::rename(export, text.join("image_encoder")).unwrap();
+    let (judge, digest) = Fit::open(&text, &Device::Cpu).unwrap();
+    let things = [("cross", "blue", [0, 0, 255]), ("disc", "green", [0, 160, 0]), ("ring", "blue", [0, 0, 255])];
+    let pictures = things.map(|(concept, _, ink)| Picture::new(SIZE, SIZE, drawn(concept, ink)).unwrap());
+    for (right, (concept, style, _)) in things.iter().enumerate() {
+        let scores = judge.scores(&format!("{concept}, {style} style"), &pictures).unwrap();
+        assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{scores:?}");
+        for (picture, score) in scores.iter().enumerate() {
+            assert!(picture == right || *score < scores[right], "{concept}: {scores:?}");
+        }
+    }
+
+    // Its answers hang on the text encoder as well.
+    let merges = std::fs::read_to_string(text.join("tokenizer/merges.txt")).unwrap();
+    std::fs::write(text.join("tokenizer/merges.txt"), merges + "\n").unwrap();
+    assert_ne!(Fit::open(&text, &Device::Cpu).unwrap().1, digest);
+    // A classifier alone is no judge of words.
+    let alone = folder.path().join("alone");
+    std::fs::create_dir(&alone).unwrap();
+    train(&alone, CLASSIFIER);
+    std::fs::remove_dir_all(text.join("image_encoder")).unwrap();
+    std::fs::rename(alone.join("run/export"), text.join("image_encoder")).unwrap();
+    let error = Fit::open(&text, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("names"), "{error}");
+}
+
+/// What a text encoder makes of German names is taught by what it makes of the English ones, and concepts are told apart.
+#[test]
+fn a_text_encoder_learns_another_language() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text_encoder(folder.path());
+    let recipe = format!(
+        r#"
+objective = "text_distillation"
+steps = 200
+batch = 8
+data = {{ size = 16 }}
+optimizer = {{ learning_rate = 1e-2, weight_decay = 0.0 }}
+report = {{ every = 20, validate = 200, samples = 0 }}
+[text_distillation]
+text = {:?}
+languages = ["de"]
+concepts = 0.05
+english = 0.3
+"#,
+        text.display().to_string()
+    );
+    let [training, figures] = train(folder.path(), &recipe);
+    assert!(training["distance"] < 0.3 && training["told_apart"] < 0.5, "{training:?}");
+    assert_eq!((figures["en"], figures["others"]), (1.0, 1.0), "{figures:?}");
+    let export = folder.path().join("run/export");
+    let tensors = weights::open(weights::locate(&export.join("text_encoder")).unwrap()).unwrap();
+    let before = weights::open(weights::locate(&text.join("text_encoder")).unwrap()).unwrap();
+    let names = |source: &std::sync::Arc<dyn weights::TensorSource>| source.infos().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&tensors), names(&before), "the directions of concepts stay behind");
 }
 
 #[test]
@@ -152,7 +253,7 @@ fn recipes_that_cannot_work_are_refused() {
     for (recipe, change, said) in [
         (CLASSIFIER, "image_classifier.augment.shift=2", "augment.shift is 2, not 0 to below 1"),
         (CLASSIFIER, "image_classifier.label_smoothing=1", "label_smoothing is 1, not 0 to below 1"),
-        (CLASSIFIER, "image_classifier.norm_num_groups=3", "block_out_channels has 8, which is not a multiple"),
+        (CLASSIFIER, "image_classifier.model.norm_num_groups=3", "block_out_channels has 8, which is not a multiple"),
         (enlarge, "super_resolution.crop=32", "crop is 32, more than data.size 16"),
         (enlarge, "super_resolution.crop=7", "crop is 7, not a multiple of the scale 2"),
         (enlarge, "super_resolution.noise=3", "noise is 3, not 0 to 1"),

@@ -6,8 +6,7 @@
 use super::pipeline::{Control, Event, Generation, Pipeline, tell};
 use super::random_seed;
 use super::request::ImageRequest;
-use crate::digest::{combined, model_digest};
-use crate::evaluate::clip::{Clip, IMAGE_ENCODER, cosines, has_image_encoder};
+use crate::evaluate::fit::{Fit, has_image_encoder};
 use crate::tokens::Prompt;
 use crate::{Error, Result};
 use conjure_core::Device;
@@ -23,13 +22,13 @@ pub struct Choice {
     pub of: usize,
     /// Which of them this is, from 0.
     pub candidate: usize,
-    /// [`model_digest`] of the judge.
+    /// Digest of the judge.
     pub judge: String,
 }
 
 /// Who judges candidates, and how many there are.
 pub struct BestOf {
-    judge: Clip,
+    judge: Fit,
     digest: String,
     count: usize,
 }
@@ -40,13 +39,13 @@ pub struct Chosen {
     pub generation: Generation,
     /// Which candidate it is, from 0.
     pub candidate: usize,
-    /// The cosine between prompt and picture, for each candidate.
+    /// How well each candidate fits the prompt ([`Fit::scores`]).
     pub scores: Vec<f32>,
 }
 
 impl BestOf {
     /// The best of `count` candidates, as CLIP in `folder` judges: a `CLIPModel` with its processor as transformers saves it or
-    /// the objective `clip` exports it, or a picture model with an `image_encoder/` ([`Clip::open`]).
+    /// the objective `clip` exports it, or a picture model with an `image_encoder/` ([`Fit::open`]).
     ///
     /// # Errors
     /// A count of 0 or over [`MAX_CANDIDATES`]; a folder that holds no CLIP with both towers.
@@ -59,14 +58,7 @@ impl BestOf {
             return Err(Error::file(folder, "there is no such folder")
                 .with_help("the judge is a folder of a CLIP model, as conjure train recipes/clip.toml exports it"));
         }
-        let judge = Clip::open(folder, device)?;
-        let digest = if has_image_encoder(folder) {
-            let parts = ["tokenizer", "text_encoder", IMAGE_ENCODER].map(|name| model_digest(&folder.join(name)));
-            let [a, b, c] = parts;
-            combined(&[&a?, &b?, &c?])
-        } else {
-            model_digest(folder)?
-        };
+        let (judge, digest) = Fit::open(folder, device)?;
         Ok(Self { judge, digest, count })
     }
 
@@ -104,7 +96,7 @@ impl BestOf {
         self.count
     }
 
-    /// [`model_digest`] of the judge.
+    /// Digest of the judge.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -141,7 +133,7 @@ impl Pipeline {
         let BestOf { judge, digest, count } = best_of;
         best_of.check(request)?;
         let upscaler = self.upscaler(request)?;
-        let words = judge.text_directions(&[Prompt::parse(&request.prompt)?.words()])?;
+        let words = Prompt::parse(&request.prompt)?.words();
         let first = request.seed.unwrap_or_else(random_seed);
         let candidate = |i: usize| ImageRequest {
             seed: Some(first.wrapping_add(i as u64)),
@@ -153,7 +145,7 @@ impl Pipeline {
             tell(on_event, Event::Candidate { candidate: i, of: *count })?;
             let generation = self.draw(&ImageRequest { strip: None, ..candidate(i) }, upscaler.as_ref(), on_event)?;
             let pictures: Vec<_> = generation.outputs.iter().map(|output| output.picture.clone()).collect();
-            let score = cosines(&words, &judge.picture_directions(&pictures)?)[0][0];
+            let score = judge.scores(&words, &pictures)?[0];
             if !score.is_finite() {
                 return Err(Error::failure(format!("the judge's score of candidate {} is {score}", i + 1))
                     .with_help("its weights may be broken"));

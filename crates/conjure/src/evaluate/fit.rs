@@ -1,0 +1,195 @@
+//! How well do a picture and words fit? CLIP answers with the cosine of its two vectors (Radford et al. 2021). A picture model
+//! may bring a judge of its own, in `image_encoder/`: a classifier that was trained on the same pictures, beside what the
+//! model's text encoder makes of each class's name.
+//!
+//! That judge answers with the probability that picture and words name the same class, `sum_c q(c | words) p(c | picture)`:
+//! `p` is the classifier's, `q` the softmax over cosines between the words and the names, as CLIP classifies pictures by the
+//! names of classes. So words that nobody trained the classifier on are read by their likeness to names (as in "Zero-Shot
+//! Learning by Convex Combination of Semantic Embeddings", Norouzi et al. 2014, <https://arxiv.org/abs/1312.5650>).
+
+use super::clip::{Clip, check_tokenizer, cosines, text_embeds};
+use super::judge::{CONCEPT, STYLE};
+use crate::digest::{combined, model_digest};
+use crate::image_file::Picture;
+use crate::model_folder;
+use crate::tokens::ClipTokenizer;
+use crate::train::pictures::to_tensor;
+use crate::{Error, Result};
+use conjure_core::probe::NoProbe;
+use conjure_core::weights::Init;
+use conjure_core::{D, DType, Device, Tensor, ops};
+use conjure_models::clip_text::ClipText;
+use conjure_models::image_classifier::{ImageClassifier, ImageClassifierConfig};
+use std::path::Path;
+
+/// Where a picture model keeps its judge.
+pub const IMAGE_ENCODER: &str = "image_encoder";
+/// The tensor in it with the names' vectors, `(concepts * styles, features)` of type u8: all styles of a concept beside each
+/// other. Only directions matter, so each row fills the range around 128, which stands for 0.
+pub const NAMES: &str = "names";
+/// Texts that are encoded at once.
+const CHUNK: usize = 64;
+/// What stands for 0 in [`NAMES`].
+const MIDDLE: f64 = 128.0;
+/// Cosines between words and names are multiplied by this: the most that CLIP allows itself (Radford et al. 2021, section 2.5).
+const SCALE: f64 = 100.0;
+
+/// Whether a picture model brings a judge.
+pub fn has_image_encoder(model: &Path) -> bool {
+    model.join(IMAGE_ENCODER).is_dir()
+}
+
+/// Who says how well pictures and words fit.
+pub enum Fit {
+    /// CLIP, by cosines.
+    Clip(Clip),
+    /// A picture model's own judge, by probabilities.
+    Own(NameJudge),
+}
+
+impl Fit {
+    /// A folder of a `CLIPModel` with its processor, or of a picture model with an [`IMAGE_ENCODER`], for `device`; with a digest
+    /// of all that the answers hang on.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged, or do not belong together.
+    pub fn open(folder: &Path, device: &Device) -> Result<(Self, String)> {
+        if !has_image_encoder(folder) {
+            return Ok((Self::Clip(Clip::open(folder, device)?), model_digest(folder)?));
+        }
+        let judge = NameJudge::open(folder, device)?;
+        let [a, b, c] = ["tokenizer", "text_encoder", IMAGE_ENCODER].map(|name| model_digest(&folder.join(name)));
+        Ok((Self::Own(judge), combined(&[&a?, &b?, &c?])))
+    }
+
+    /// How well each picture fits the words; more is better.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn scores(&self, words: &str, pictures: &[Picture]) -> Result<Vec<f32>> {
+        match self {
+            Self::Clip(clip) => {
+                let words = clip.text_directions(&[words])?;
+                Ok(cosines(&words, &clip.picture_directions(pictures)?).concat())
+            }
+            Self::Own(judge) => judge.probabilities(words, pictures),
+        }
+    }
+}
+
+/// A classifier whose classes have names that a text encoder reads.
+pub struct NameJudge {
+    tokenizer: ClipTokenizer,
+    text: ClipText,
+    classifier: ImageClassifier,
+    /// `(features, concepts * styles)`.
+    names: Tensor,
+    device: Device,
+}
+
+impl NameJudge {
+    /// The judge of the picture model in `model`, for `device`.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged, or do not belong together.
+    pub fn open(model: &Path, device: &Device) -> Result<Self> {
+        let (tokenizer, text) = open_text(model, device)?;
+        let folder = model.join(IMAGE_ENCODER);
+        let (config, params) = model_folder::open(&folder, ImageClassifierConfig::from_json, device)?;
+        let classes = |head: &str| {
+            config.heads.get(head).map(Vec::len).ok_or_else(|| {
+                Error::file(&folder, format!("the classifier has no head {head}"))
+                    .with_help("train recipes/image_encoder.toml for a judge of candidates")
+            })
+        };
+        let width =
+            if text.config().has_projection() { text.config().projection_dim } else { text.config().hidden_size };
+        let bytes = params.get(NAMES, (classes(CONCEPT)? * classes(STYLE)?, width), Init::Constant(0.0))?;
+        let names = unit(&(bytes - MIDDLE)?)?;
+        Ok(Self {
+            tokenizer,
+            text,
+            classifier: ImageClassifier::new(&params, &config)?,
+            names: names.t()?.contiguous()?,
+            device: device.clone(),
+        })
+    }
+
+    /// For each picture of any size the probability that it shows what the words name.
+    ///
+    /// # Errors
+    /// A picture that cannot be scaled.
+    pub fn probabilities(&self, words: &str, pictures: &[Picture]) -> Result<Vec<f32>> {
+        // 1. Which class is meant?
+        let words = directions(&self.tokenizer, &self.text, &[words], &self.device)?; // (1, features)
+        let meant = ops::log_softmax(&(words.matmul(&self.names)? * SCALE)?)?.exp()?; // (1, concepts * styles)
+        // 2. What does each picture show?
+        let size = self.classifier.config().image_size;
+        let scaled = pictures.iter().map(|picture| picture.resized(size, size)).collect::<Result<Vec<_>>>()?;
+        let rgb: Vec<&[u8]> = scaled.iter().map(|picture| picture.rgb.as_slice()).collect();
+        let logits = self.classifier.forward(&to_tensor(&rgb, size, &self.device)?, &mut NoProbe)?.logits;
+        let shown = |head: &str| Ok::<_, Error>(ops::log_softmax(&logits[head])?.exp()?);
+        let (concepts, styles) = (shown(CONCEPT)?, shown(STYLE)?);
+        let both = concepts.unsqueeze(2)?.broadcast_mul(&styles.unsqueeze(1)?)?.flatten_from(1)?; // (pictures, concepts * styles)
+        // 3. Is it the same?
+        Ok(both.broadcast_mul(&meant)?.sum(D::Minus1)?.detach().to_vec1()?)
+    }
+}
+
+/// Rows of length 1.
+fn unit(x: &Tensor) -> Result<Tensor> {
+    Ok(x.broadcast_div(&(x.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?)?)
+}
+
+/// Directions `(n, features)` as [`NAMES`] keeps them: to a 254th of a row's largest entry.
+///
+/// # Errors
+/// A tensor operation fails.
+pub fn to_bytes(directions: &Tensor) -> Result<Tensor> {
+    let largest = (directions.abs()?.max_keepdim(D::Minus1)? + 1e-12)?;
+    Ok(((directions.broadcast_div(&largest)? * 127.0)?.round()? + MIDDLE)?.to_dtype(DType::U8)?)
+}
+
+/// Tokenizer and text encoder of a picture model.
+///
+/// # Errors
+/// Files that are missing, damaged, or do not belong together.
+pub fn open_text(model: &Path, device: &Device) -> Result<(ClipTokenizer, ClipText)> {
+    let (config, params) = model_folder::open_clip_text(&model.join("text_encoder"), device)?;
+    let tokenizer = ClipTokenizer::load(&model.join("tokenizer"))?;
+    check_tokenizer(&tokenizer, &config)?;
+    Ok((tokenizer, ClipText::new(&params, &config)?))
+}
+
+/// Unit vectors of texts, `(texts, features)`.
+///
+/// # Errors
+/// No text.
+pub fn directions<T: AsRef<str>>(
+    tokenizer: &ClipTokenizer,
+    text: &ClipText,
+    texts: &[T],
+    device: &Device,
+) -> Result<Tensor> {
+    let chunk = |texts: &[T]| -> Result<Tensor> {
+        let embeds = text_embeds(tokenizer, text, texts, device)?.detach();
+        unit(&embeds)
+    };
+    let chunks = texts.chunks(CHUNK).map(chunk).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&chunks, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directions_survive_as_bytes() {
+        let rows = Tensor::new(&[[0.3f32, -0.6, 0.0, 0.01], [1e-3, 0.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        let bytes = to_bytes(&rows).unwrap();
+        assert_eq!(bytes.to_vec2::<u8>().unwrap(), [[192, 1, 128, 130], [255, 128, 128, 128]]);
+        let back = unit(&(bytes.to_dtype(DType::F32).unwrap() - MIDDLE).unwrap()).unwrap();
+        let cosines = (back * unit(&rows).unwrap()).unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap();
+        assert!(cosines.iter().all(|cosine| *cosine > 0.9999), "{cosines:?}");
+    }
+}
