@@ -126,8 +126,9 @@ fn a_change_shows_where_it_is_made_and_after_it() {
         explain(subject.as_ref(), "emoji", &request).unwrap()
     };
     let masked = only(&["suitcase"], &[]);
-    assert!(masked.runs[1].output_cosines[..hidden[0]].iter().all(|cosine| (cosine - 1.0).abs() < 1e-5));
-    assert!(masked.runs[1].output_cosines[hidden[0] + 1] < 0.9999);
+    assert!(masked.runs[1].output_cosines[..hidden[0]].iter().all(|cosine| (cosine - 1.0).abs() < 2e-6));
+    let after = &masked.runs[1].output_cosines[hidden[0] + 1..];
+    assert!(after.iter().any(|cosine| *cosine < 0.99998), "{after:?}");
     let q = |explanation: &Explanation, run: usize, layer: usize| {
         explanation.runs[run].attentions[0].layers[layer].whole.as_ref().unwrap().q.clone()
     };

@@ -206,8 +206,8 @@ english = 0.3
     assert!(training["distance"] < 0.3 && training["told_apart"] < 0.5, "{training:?}");
     assert_eq!((figures["en"], figures["others"]), (1.0, 1.0), "{figures:?}");
     let export = folder.path().join("run/export");
-    let tensors = weights::open(weights::locate(&export.join("text_encoder")).unwrap()).unwrap();
-    let before = weights::open(weights::locate(&text.join("text_encoder")).unwrap()).unwrap();
+    let tensors = weights::open(weights::locate(export.join("text_encoder")).unwrap()).unwrap();
+    let before = weights::open(weights::locate(text.join("text_encoder")).unwrap()).unwrap();
     let names = |source: &std::sync::Arc<dyn weights::TensorSource>| source.infos().keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&tensors), names(&before), "the directions of concepts stay behind");
 }
