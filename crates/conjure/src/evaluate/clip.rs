@@ -6,7 +6,7 @@ use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::weights::{Init, Params};
-use conjure_core::{D, DType, Device, Tensor};
+use conjure_core::{D, Device, Tensor};
 use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::clip_vision::{ClipVision, ClipVisionConfig};
 use serde_json::{Value, json};
@@ -92,11 +92,10 @@ impl Clip {
     /// Configs that cannot be built or do not fit each other or the tokenizer, missing or misshapen parameters.
     pub fn new(params: &Params, config: &ClipConfig, tokenizer: ClipTokenizer) -> Result<Self> {
         let ClipConfig { text, vision } = config;
-        let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
-        if width != vision.projection_dim {
+        if text.projection_dim != vision.projection_dim {
             return Err(Error::request(format!(
-                "texts are projected to {width} features, pictures to {}",
-                vision.projection_dim
+                "texts are projected to {} features, pictures to {}",
+                text.projection_dim, vision.projection_dim
             )));
         }
         check_tokenizer(&tokenizer, text)?;
@@ -174,8 +173,7 @@ impl Clip {
     /// # Errors
     /// A tensor operation fails.
     pub fn text_directions<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        let chunks = texts.chunks(CHUNK).map(|chunk| directions(&self.text_embeds(chunk)?));
-        Ok(chunks.collect::<Result<Vec<_>>>()?.concat())
+        Ok(text_directions(&self.tokenizer, &self.text, texts, self.logit_scale.device())?.to_vec2()?)
     }
 
     /// Unit vectors of pictures of any size; each is resized to the tower's.
@@ -183,8 +181,8 @@ impl Clip {
     /// # Errors
     /// A tensor operation fails.
     pub fn picture_directions(&self, pictures: &[Picture]) -> Result<Vec<Vec<f32>>> {
-        let chunks = pictures.chunks(CHUNK).map(|chunk| directions(&self.image_embeds(&self.pixels(chunk)?)?));
-        Ok(chunks.collect::<Result<Vec<_>>>()?.concat())
+        let chunk = |pictures| Ok(unit(&self.image_embeds(&self.pixels(pictures)?)?.detach())?.to_vec2()?);
+        Ok(pictures.chunks(CHUNK).map(chunk).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Pictures as the tower reads them.
@@ -238,21 +236,40 @@ pub fn text_embeds<T: AsRef<str>>(
     Ok(output.text_embeds.unwrap_or(output.pooled_output))
 }
 
+/// Unit vectors of [`text_embeds`], `(texts, projection_dim)`, for any number of texts.
+///
+/// # Errors
+/// No text.
+pub fn text_directions<T: AsRef<str>>(
+    tokenizer: &ClipTokenizer,
+    text: &ClipText,
+    texts: &[T],
+    device: &Device,
+) -> Result<Tensor> {
+    let chunk = |texts| unit(&text_embeds(tokenizer, text, texts, device)?.detach());
+    let chunks = texts.chunks(CHUNK).map(chunk).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&chunks, 0)?)
+}
+
 /// Cosines of every pair: a row for each of `queries`, both unit vectors.
 pub fn cosines(queries: &[Vec<f32>], candidates: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum();
     queries.iter().map(|query| candidates.iter().map(|candidate| dot(query, candidate)).collect()).collect()
 }
 
-fn directions(embeds: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let embeds = embeds.detach().to_dtype(DType::F32)?;
-    Ok(embeds.broadcast_div(&embeds.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?.to_vec2()?)
+/// Rows of `x (rows, features)`, of length 1.
+///
+/// # Errors
+/// A tensor operation fails.
+pub fn unit(x: &Tensor) -> Result<Tensor> {
+    // Under the root, so that a row of zeros has a gradient.
+    Ok(x.broadcast_div(&(x.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conjure_core::Device;
+    use conjure_core::DType;
 
     fn tiny_config() -> ClipConfig {
         let text = ClipTextConfig {

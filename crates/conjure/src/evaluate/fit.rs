@@ -7,7 +7,7 @@
 //! names of classes. So words that nobody trained the classifier on are read by their likeness to names (as in "Zero-Shot
 //! Learning by Convex Combination of Semantic Embeddings", Norouzi et al. 2014, <https://arxiv.org/abs/1312.5650>).
 
-use super::clip::{Clip, check_tokenizer, cosines, text_embeds};
+use super::clip::{Clip, check_tokenizer, cosines, text_directions, unit};
 use super::judge::{CONCEPT, STYLE};
 use crate::digest::{combined, model_digest};
 use crate::image_file::Picture;
@@ -27,8 +27,6 @@ pub const IMAGE_ENCODER: &str = "image_encoder";
 /// The tensor in it with the names' vectors, `(concepts * styles, features)` of type u8: all styles of a concept beside each
 /// other. Only directions matter, so each row fills the range around 128, which stands for 0.
 pub const NAMES: &str = "names";
-/// Texts that are encoded at once.
-const CHUNK: usize = 64;
 /// What stands for 0 in [`NAMES`].
 const MIDDLE: f64 = 128.0;
 /// Cosines between words and names are multiplied by this: the most that CLIP allows itself (Radford et al. 2021, section 2.5).
@@ -62,20 +60,32 @@ impl Fit {
         Ok((Self::Own(judge), combined(&[&a?, &b?, &c?])))
     }
 
-    /// How well each picture fits the words; more is better.
+    /// Reads words, once for any number of pictures.
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn scores(&self, words: &str, pictures: &[Picture]) -> Result<Vec<f32>> {
-        match self {
-            Self::Clip(clip) => {
-                let words = clip.text_directions(&[words])?;
-                Ok(cosines(&words, &clip.picture_directions(pictures)?).concat())
-            }
-            Self::Own(judge) => judge.probabilities(words, pictures),
-        }
+    pub fn read(&self, words: &str) -> Result<Words> {
+        Ok(Words(match self {
+            Self::Clip(clip) => clip.text_directions(&[words])?.concat(),
+            Self::Own(judge) => judge.meant(words)?,
+        }))
+    }
+
+    /// How well each picture fits the words, which this judge has read; more is better.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn scores(&self, words: &Words, pictures: &[Picture]) -> Result<Vec<f32>> {
+        let pictures = match self {
+            Self::Clip(clip) => clip.picture_directions(pictures)?,
+            Self::Own(judge) => judge.shown(pictures)?,
+        };
+        Ok(cosines(std::slice::from_ref(&words.0), &pictures).concat())
     }
 }
+
+/// What a judge has read: a direction, or the probability of each class.
+pub struct Words(Vec<f32>);
 
 /// A classifier whose classes have names that a text encoder reads.
 pub struct NameJudge {
@@ -115,30 +125,24 @@ impl NameJudge {
         })
     }
 
-    /// For each picture of any size the probability that it shows what the words name.
-    ///
-    /// # Errors
-    /// A picture that cannot be scaled.
-    pub fn probabilities(&self, words: &str, pictures: &[Picture]) -> Result<Vec<f32>> {
-        // 1. Which class is meant?
-        let words = directions(&self.tokenizer, &self.text, &[words], &self.device)?; // (1, features)
-        let meant = ops::log_softmax(&(words.matmul(&self.names)? * SCALE)?)?.exp()?; // (1, concepts * styles)
-        // 2. What does each picture show?
+    /// The probability that words mean a class, for each concept in each style.
+    fn meant(&self, words: &str) -> Result<Vec<f32>> {
+        let words = text_directions(&self.tokenizer, &self.text, &[words], &self.device)?; // (1, features)
+        let cosines = words.matmul(&self.names)?; // (1, concepts * styles)
+        Ok(ops::softmax(&(cosines * SCALE)?)?.squeeze(0)?.to_vec1()?)
+    }
+
+    /// The probability that each picture, of any size, shows a class: for each concept in each style.
+    fn shown(&self, pictures: &[Picture]) -> Result<Vec<Vec<f32>>> {
         let size = self.classifier.config().image_size;
         let scaled = pictures.iter().map(|picture| picture.resized(size, size)).collect::<Result<Vec<_>>>()?;
         let rgb: Vec<&[u8]> = scaled.iter().map(|picture| picture.rgb.as_slice()).collect();
         let logits = self.classifier.forward(&to_tensor(&rgb, size, &self.device)?, &mut NoProbe)?.logits;
-        let shown = |head: &str| Ok::<_, Error>(ops::log_softmax(&logits[head])?.exp()?);
-        let (concepts, styles) = (shown(CONCEPT)?, shown(STYLE)?);
-        let both = concepts.unsqueeze(2)?.broadcast_mul(&styles.unsqueeze(1)?)?.flatten_from(1)?; // (pictures, concepts * styles)
-        // 3. Is it the same?
-        Ok(both.broadcast_mul(&meant)?.sum(D::Minus1)?.detach().to_vec1()?)
+        let probabilities = |head: &str| ops::softmax(&logits[head].detach());
+        let (concepts, styles) = (probabilities(CONCEPT)?, probabilities(STYLE)?);
+        let both = concepts.unsqueeze(2)?.broadcast_mul(&styles.unsqueeze(1)?)?; // (pictures, concepts, styles)
+        Ok(both.flatten_from(1)?.to_vec2()?)
     }
-}
-
-/// Rows of length 1.
-fn unit(x: &Tensor) -> Result<Tensor> {
-    Ok(x.broadcast_div(&(x.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?)?)
 }
 
 /// Directions `(n, features)` as [`NAMES`] keeps them: to a 254th of a row's largest entry.
@@ -159,24 +163,6 @@ pub fn open_text(model: &Path, device: &Device) -> Result<(ClipTokenizer, ClipTe
     let tokenizer = ClipTokenizer::load(&model.join("tokenizer"))?;
     check_tokenizer(&tokenizer, &config)?;
     Ok((tokenizer, ClipText::new(&params, &config)?))
-}
-
-/// Unit vectors of texts, `(texts, features)`.
-///
-/// # Errors
-/// No text.
-pub fn directions<T: AsRef<str>>(
-    tokenizer: &ClipTokenizer,
-    text: &ClipText,
-    texts: &[T],
-    device: &Device,
-) -> Result<Tensor> {
-    let chunk = |texts: &[T]| -> Result<Tensor> {
-        let embeds = text_embeds(tokenizer, text, texts, device)?.detach();
-        unit(&embeds)
-    };
-    let chunks = texts.chunks(CHUNK).map(chunk).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&chunks, 0)?)
 }
 
 #[cfg(test)]

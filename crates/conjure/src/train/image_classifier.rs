@@ -6,8 +6,8 @@ use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::caption::Caption;
 use crate::data::{Record, Split, spread};
-use crate::digest::{combined, model_digest};
-use crate::evaluate::fit::{IMAGE_ENCODER, NAMES, directions, open_text, to_bytes};
+use crate::evaluate::clip::text_directions;
+use crate::evaluate::fit::{IMAGE_ENCODER, NAMES, open_text, to_bytes};
 use crate::evaluate::{CONCEPT, STYLE};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::{Error, Result};
@@ -196,7 +196,6 @@ pub struct Classifier {
     device: Device,
     /// For each head, the class of each name.
     classes: BTreeMap<String, BTreeMap<String, u32>>,
-    digest: String,
 }
 
 impl Classifier {
@@ -232,15 +231,10 @@ impl Classifier {
         let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
         let model = ImageClassifier::new(&params, &config)?;
         let networks = vec![Network::new("classifier", &params)?];
-        let mut digest = pictures.digest().to_owned();
-        if let Some(text) = &settings.text {
-            // What cannot be read is told before the work.
-            open_text(text, &device)?;
-            let [text_encoder, tokenizer] = ["text_encoder", "tokenizer"].map(|name| model_digest(&text.join(name)));
-            digest = combined(&[&digest, &text_encoder?, &tokenizer?]);
-        }
-        let classifier = Self { settings, model, networks, params, pictures, device, classes, digest };
-        if classifier.settings.text.is_some() {
+        let classifier = Self { settings, model, networks, params, pictures, device, classes };
+        if let Some(text) = &classifier.settings.text {
+            // Only the export needs these, but what cannot be read is told before the work.
+            open_text(text, &classifier.device)?;
             classifier.names()?;
         }
         Ok(classifier)
@@ -317,7 +311,7 @@ impl Objective for Classifier {
     }
 
     fn data_digest(&self) -> String {
-        self.digest.clone()
+        self.pictures.digest().to_owned()
     }
 
     fn describe(&self, index: usize) -> String {
@@ -365,7 +359,7 @@ impl Objective for Classifier {
             return model_folder::write(folder, TRANSFORMERS_FILE, self.model.config(), None, &tensors);
         };
         let (tokenizer, text) = open_text(text, &self.device)?;
-        let names = directions(&tokenizer, &text, &self.names()?, &self.device)?;
+        let names = text_directions(&tokenizer, &text, &self.names()?, &self.device)?;
         tensors.insert(NAMES.to_owned(), to_bytes(&names)?);
         model_folder::write(&folder.join(IMAGE_ENCODER), TRANSFORMERS_FILE, self.model.config(), None, &tensors)
     }

@@ -17,7 +17,7 @@ use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Record, Split, caption::Caption, spread};
 use crate::digest::{combined, model_digest};
-use crate::evaluate::clip::cosines;
+use crate::evaluate::clip::{cosines, unit};
 use crate::evaluate::retrieval::recall;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::ClipTokenizer;
@@ -263,11 +263,6 @@ impl TextDistillation {
         }
         Ok(all)
     }
-}
-
-/// Rows of `x (rows, features)`, of length 1.
-fn unit(x: &Tensor) -> Result<Tensor> {
-    Ok(x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)?)
 }
 
 /// The position of an English text that ends at `english` which `position` of a text that ends at `said` is compared with.

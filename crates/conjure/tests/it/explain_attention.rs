@@ -125,10 +125,13 @@ fn a_change_shows_where_it_is_made_and_after_it() {
         let request = Request { mask, ablate: ablate.to_vec(), ..Request::new(SENTENCE) };
         explain(subject.as_ref(), "emoji", &request).unwrap()
     };
-    let masked = only(&["suitcase"], &[]);
-    assert!(masked.runs[1].output_cosines[..hidden[0]].iter().all(|cosine| (cosine - 1.0).abs() < 2e-6));
-    let after = &masked.runs[1].output_cosines[hidden[0] + 1..];
-    assert!(after.iter().any(|cosine| *cosine < 0.99998), "{after:?}");
+    // The emoji's text encoder hardly hears of a word late in a sentence; of an early one all that follows does.
+    let masked = only(&["lamp"], &[]);
+    let masked = &masked.runs[1];
+    let [lamp] = masked.change.as_ref().unwrap().hidden[..] else { panic!("lamp is one token") };
+    let (before, after) = (&masked.output_cosines[..lamp], &masked.output_cosines[lamp + 1..]);
+    assert!(before.iter().all(|cosine| (cosine - 1.0).abs() < 1e-5), "{before:?}");
+    assert!(after.iter().all(|cosine| *cosine < 0.9999), "{after:?}");
     let q = |explanation: &Explanation, run: usize, layer: usize| {
         explanation.runs[run].attentions[0].layers[layer].whole.as_ref().unwrap().q.clone()
     };

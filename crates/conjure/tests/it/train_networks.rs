@@ -160,7 +160,8 @@ fn a_classifier_beside_a_text_encoder_judges_candidates() {
     let things = [("cross", "blue", [0, 0, 255]), ("disc", "green", [0, 160, 0]), ("ring", "blue", [0, 0, 255])];
     let pictures = things.map(|(concept, _, ink)| Picture::new(SIZE, SIZE, drawn(concept, ink)).unwrap());
     for (right, (concept, style, _)) in things.iter().enumerate() {
-        let scores = judge.scores(&format!("{concept}, {style} style"), &pictures).unwrap();
+        let words = judge.read(&format!("{concept}, {style} style")).unwrap();
+        let scores = judge.scores(&words, &pictures).unwrap();
         assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{scores:?}");
         for (picture, score) in scores.iter().enumerate() {
             assert!(picture == right || *score < scores[right], "{concept}: {scores:?}");

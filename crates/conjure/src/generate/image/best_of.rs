@@ -133,7 +133,7 @@ impl Pipeline {
         let BestOf { judge, digest, count } = best_of;
         best_of.check(request)?;
         let upscaler = self.upscaler(request)?;
-        let words = Prompt::parse(&request.prompt)?.words();
+        let words = judge.read(&Prompt::parse(&request.prompt)?.words())?;
         let first = request.seed.unwrap_or_else(random_seed);
         let candidate = |i: usize| ImageRequest {
             seed: Some(first.wrapping_add(i as u64)),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Pairs whose loss is computed at once: few enough that the longest does not make all long.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 16;
 
 /// A network that translates.
 #[derive(Clone, Debug)]
