@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The model that is named.
 pub fn model(path: Option<&Path>) -> Result<&Path> {
-    path.ok_or_else(|| Error::request("no model is named").with_help(HELP))
+    path.ok_or_else(|| Error::request("no model is named").with_help(format!("name one with --model; {HELP}")))
 }
 
 /// What the model at this path is called.

