@@ -16,6 +16,7 @@ pub mod gemm;
 pub mod group_norm;
 pub mod half;
 pub mod isa;
+pub mod lstm;
 mod moments;
 pub mod norm;
 pub mod optimizer;

@@ -24,7 +24,7 @@
 use conjure_core::blocks::lstm::{self, split};
 use conjure_core::blocks::{Embedding, Linear, Lstm, LstmConfig, LstmState, attend, padding_mask};
 use conjure_core::ops::AttentionSpec;
-use conjure_core::probe::{Probe, Quantity, offer};
+use conjure_core::probe::{Probe, Quantity};
 use conjure_core::weights::Params;
 use conjure_core::{Device, Error, Result, Tensor, dropout, ops};
 
@@ -133,11 +133,8 @@ impl LstmAttention {
         let added = mask.map(|mask| padding_mask(mask, x.dtype())).transpose()?.flatten(); // (batch, 1, 1, source)
         let present = mask.filter(|_| added.is_some());
         let (states, ends) = self.encoder.forward(&x, present, None, probe)?; // (batch, source, hidden_size)
-        let both = |pair: &[LstmState]| -> Result<LstmState> {
-            let beside = |part: fn(&LstmState) -> &Tensor| Tensor::cat(&pair.iter().map(part).collect::<Vec<_>>(), 1);
-            Ok(LstmState { h: beside(|s| &s.h)?, c: beside(|s| &s.c)? }) // (batch, hidden_size)
-        };
-        let ends = ends.chunks(2).map(both).collect::<Result<_>>()?;
+        let both = |pair: &[LstmState]| pair[0].beside(&pair[1]); // (batch, hidden_size)
+        let ends = ends.chunks_exact(2).map(both).collect::<Result<_>>()?;
         Ok(Memory { keys: self.attention.forward(&states)?, states, mask: added, ends })
     }
 
@@ -206,7 +203,7 @@ impl LstmAttention {
     /// Nothing is written: the decoder begins with the encoder's last states, and is fed zeros.
     fn begin(memory: &Memory) -> Result<Progress> {
         let fed = match memory.ends.first() {
-            Some(state) => state.h.zeros_like()?,
+            Some(state) => state.h()?.zeros_like()?,
             None => return Err(Error::failure("the decoder has no layer")),
         };
         Ok(Progress { states: memory.ends.clone(), fed })
@@ -233,22 +230,21 @@ impl LstmAttention {
         let recurrent =
             |(n, cell): (usize, &lstm::LstmCell)| cell.recurrent(if n == 0 { self.config.embedding_size } else { 0 });
         let recurrent = cells.iter().enumerate().map(recurrent).collect::<Result<Vec<_>>>()?;
+        let biases = cells.iter().map(lstm::LstmCell::bias).collect::<Result<Vec<_>>>()?;
         let mut said = Vec::with_capacity(ids.dim(1)?);
         for product in split(&products)? {
             // 2. The layers, the first fed with h~ of the step before.
             let mut below = progress.fed.clone(); // (batch, hidden_size)
             for (n, cell) in cells.iter().enumerate() {
                 let state = &mut progress.states[n];
-                let input = Tensor::cat(&[&below, &state.h], 1)?; // (batch, 2 hidden)
-                let raw = if n == 0 {
-                    ops::add(&ops::linear(&input, &recurrent[n], None)?, &product.contiguous()?)?
-                } else {
-                    ops::linear(&input, &recurrent[n], Some(&cell.bias()?))?
-                }; // (batch, 4 hidden)
-                let (next, gates) = lstm::step(&raw, &state.c)?;
-                offer(probe, cell.path(), Quantity::Gate, &gates)?; // (batch, 4, hidden)
-                below = next.h.clone();
-                *state = next;
+                let input = Tensor::cat(&[&below, &state.h()?], 1)?; // (batch, 2 hidden)
+                let raw = recurrent[n].forward(&input)?; // (batch, 4 hidden)
+                let raw = if n == 0 { ops::add(&raw, &product.contiguous()?)? } else { raw.broadcast_add(&biases[n])? };
+                if probe.wants(cell.path(), Quantity::Gate) {
+                    probe.observe(cell.path(), Quantity::Gate, &ops::plain::lstm_gates(&raw.detach())?)?; // (batch, 4, hidden)
+                }
+                *state = state.step(&raw, None)?;
+                below = state.h()?;
             }
             // 3. Which part of the source matters: equations 7 and 8.
             let context = self.attended(&below, memory, probe)?; // (batch, hidden_size)

@@ -13,8 +13,10 @@
 //! | [`prompt`] | which words weigh more, and how is a prompt longer than the encoder's window read? |
 //! | [`learned`] | how is a language model's vocabulary learned from texts? |
 //! | [`train_bpe`] | how is a vocabulary learned from captions? |
+//! | [`bpe_dropout`] | which other pieces can a word be read in? |
 //! | [`train_translation`] | how is a vocabulary learned from texts in several languages? |
 
+pub mod bpe_dropout;
 mod charsmap;
 pub mod chat_template;
 pub mod clip_tokenizer;

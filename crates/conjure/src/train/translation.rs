@@ -13,8 +13,10 @@ use crate::evaluate::translator::of_texts;
 use crate::generate::translate::{SequenceModel, TranslateRequest, Translator};
 use crate::image_file::write_atomically;
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
+use crate::tokens::bpe_dropout::BpeDropout;
 use crate::tokens::{Tokenizer, train_translation};
 use crate::{Error, Result};
+use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
 use conjure_core::{DType, dropout};
 use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig, MarianConfig};
@@ -58,6 +60,9 @@ pub struct Settings {
     pub label_smoothing: f64,
     /// Share of values that are dropped, 0 to below 1 (Vaswani et al., section 5.4).
     pub dropout: f64,
+    /// Share of merges that are left out where training texts become tokens, 0 to below 1, so that words are seen in other
+    /// pieces each time ([`BpeDropout`]).
+    pub bpe_dropout: f64,
     /// Most tokens of a source or a target; longer pairs are passed over.
     pub max_tokens: usize,
     /// Held-out pairs by which a validation looks, spread over the directions.
@@ -72,6 +77,7 @@ impl Default for Settings {
             vocabulary: 12_000,
             label_smoothing: 0.1,
             dropout: 0.1,
+            bpe_dropout: 0.0,
             max_tokens: 64,
             validation: 200,
         }
@@ -87,6 +93,7 @@ pub struct Translation {
     /// Pairs of a validation.
     held_out: Vec<Pair>,
     translator: Translator,
+    bpe_dropout: BpeDropout,
     /// The text of `tokenizer.json`.
     vocabulary: String,
     config: Value,
@@ -103,7 +110,9 @@ impl Translation {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
-        for (name, value) in [("label_smoothing", settings.label_smoothing), ("dropout", settings.dropout)] {
+        let Settings { label_smoothing, dropout, bpe_dropout, .. } = settings;
+        for (name, value) in [("label_smoothing", label_smoothing), ("dropout", dropout), ("bpe_dropout", bpe_dropout)]
+        {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::request(format!("{name} is {value}, not from 0 to below 1")));
             }
@@ -127,6 +136,7 @@ impl Translation {
             .collect();
         let vocabulary = train_translation::train(&texts, data.languages(), settings.vocabulary)?;
         let tokenizer = Tokenizer::from_json(&vocabulary, "tokenizer.json")?;
+        let bpe_dropout = BpeDropout::from_json(&vocabulary)?;
         let mut long = 0;
         for text in &texts {
             // With the language's token.
@@ -154,7 +164,20 @@ impl Translation {
         let translator = Translator::new(model, tokenizer);
         let held_out = held_out(&data, &translator, &settings)?;
         let digest = combined(&[data.digest()]);
-        Ok(Self { settings, data, train, held_out, translator, vocabulary, config, params, networks, digest, warnings })
+        Ok(Self {
+            settings,
+            data,
+            train,
+            held_out,
+            translator,
+            bpe_dropout,
+            vocabulary,
+            config,
+            params,
+            networks,
+            digest,
+            warnings,
+        })
     }
 
     /// The translator as it is now.
@@ -178,6 +201,16 @@ impl Translation {
     /// Source and target ids of a pair, if it is not too long.
     fn encoded(&self, pair: &Pair) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
         encoded(&self.translator, pair, self.settings.max_tokens)
+    }
+
+    /// The same text in other pieces, if these are not too many.
+    fn in_pieces(&self, ids: Vec<u32>, generator: &mut dyn Generator) -> Vec<u32> {
+        let Settings { bpe_dropout: rate, max_tokens, .. } = self.settings;
+        if rate == 0.0 {
+            return ids;
+        }
+        let pieces = self.bpe_dropout.apply(&ids, rate, generator);
+        if pieces.len() <= max_tokens { pieces } else { ids }
     }
 }
 
@@ -306,12 +339,12 @@ impl Objective for Translation {
 
     /// Cross-entropy of the targets' tokens. A pair that is too long is drawn again, and passed over after a few times.
     fn losses(&self, batch: &Batch) -> Result<Losses> {
-        let mut generator = batch.generator("pairs");
+        let (mut generator, mut merges) = (batch.generator("pairs"), batch.generator("merges"));
         let mut pairs = Vec::with_capacity(batch.indices.len());
         for &i in batch.indices {
             for _ in 0..DRAWS {
-                if let Some(pair) = self.encoded(&self.data.draw(self.train[i], &mut generator))? {
-                    pairs.push(pair);
+                if let Some((source, target)) = self.encoded(&self.data.draw(self.train[i], &mut generator))? {
+                    pairs.push((self.in_pieces(source, &mut merges), self.in_pieces(target, &mut merges)));
                     break;
                 }
             }

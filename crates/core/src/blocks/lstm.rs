@@ -24,22 +24,57 @@ pub struct LstmConfig {
     pub bidirectional: bool,
 }
 
-/// What a cell remembers.
+/// What a cell remembers: `h`, what it says, and `c`, what it keeps.
 #[derive(Clone, Debug)]
-pub struct LstmState {
-    /// What it says, `(batch, hidden_size)`.
-    pub h: Tensor,
-    /// What it keeps, `(batch, hidden_size)`.
-    pub c: Tensor,
-}
+pub struct LstmState(Tensor); // (batch, 2, hidden_size)
 
 impl LstmState {
+    /// Of `h` and `c`, both `(batch, hidden_size)`.
+    ///
+    /// # Errors
+    /// Their shapes differ.
+    pub fn new(h: &Tensor, c: &Tensor) -> Result<Self> {
+        Ok(Self(Tensor::stack(&[h, c], 1)?))
+    }
+
+    /// What it says, `(batch, hidden_size)`.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn h(&self) -> Result<Tensor> {
+        Ok(self.0.narrow(1, 0, 1)?.squeeze(1)?)
+    }
+
+    /// What it keeps, `(batch, hidden_size)`.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn c(&self) -> Result<Tensor> {
+        Ok(self.0.narrow(1, 1, 1)?.squeeze(1)?)
+    }
+
+    /// The states of two cells side by side, as if they were one cell's.
+    ///
+    /// # Errors
+    /// They are of different batches.
+    pub fn beside(&self, other: &Self) -> Result<Self> {
+        Ok(Self(Tensor::cat(&[&self.0, &other.0], 2)?))
+    }
+
+    /// The state after a step: see [`ops::lstm_step`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn step(&self, raw: &Tensor, present: Option<&Tensor>) -> Result<Self> {
+        Ok(Self(ops::lstm_step(raw, &self.0, present)?))
+    }
+
     /// These rows of the batch, in this order.
     ///
     /// # Errors
     /// A row that is not there.
     pub fn select(&self, rows: &Tensor) -> Result<Self> {
-        Ok(Self { h: self.h.contiguous()?.index_select(rows, 0)?, c: self.c.contiguous()?.index_select(rows, 0)? })
+        Ok(Self(self.0.contiguous()?.index_select(rows, 0)?))
     }
 }
 
@@ -100,16 +135,13 @@ impl LstmCell {
     ///
     /// # Errors
     /// More features than the input has.
-    pub fn recurrent(&self, features: usize) -> Result<Tensor> {
-        let rest = self.weight_ih.dim(1)?.checked_sub(features);
-        match rest {
-            Some(0) => Ok(self.weight_hh.clone()),
-            Some(rest) => {
-                let fed = self.weight_ih.narrow(1, features, rest)?;
-                Ok(Tensor::cat(&[&fed, &self.weight_hh], 1)?.contiguous()?)
-            }
-            None => Err(Error::request(format!("the cell's input has fewer than {features} features"))),
+    pub fn recurrent(&self, features: usize) -> Result<ops::RepeatedLinear> {
+        let all = self.weight_ih.dim(1)?;
+        if features > all {
+            return Err(Error::request(format!("the cell's input has fewer than {features} features")));
         }
+        let fed = self.weight_ih.narrow(1, features, all - features)?;
+        ops::RepeatedLinear::new(&Tensor::cat(&[&fed, &self.weight_hh], 1)?)
     }
 
     /// The state of nothing read.
@@ -117,8 +149,8 @@ impl LstmCell {
     /// # Errors
     /// Memory runs out.
     pub fn empty(&self, batch: usize) -> Result<LstmState> {
-        let zeros = Tensor::zeros((batch, self.hidden_size), self.weight_hh.dtype(), self.weight_hh.device())?;
-        Ok(LstmState { h: zeros.clone(), c: zeros })
+        let like = &self.weight_hh;
+        Ok(LstmState(Tensor::zeros((batch, 2, self.hidden_size), like.dtype(), like.device())?))
     }
 
     /// The path at which a probe sees the gates, such as `encoder.l0_reverse`.
@@ -139,28 +171,19 @@ impl LstmCell {
     ) -> Result<(Tensor, LstmState)> {
         let time = products.dim(1)?;
         let steps = split(products)?; // time times (batch, 4 hidden)
-        let present = present.map(split).transpose()?; // time times (batch, 1)
+        let each = present.map(split).transpose()?; // time times (batch, 1)
         let watched = probe.wants(&self.path, Quantity::Gate);
+        let recurrent = ops::RepeatedLinear::new(&self.weight_hh)?;
         let mut state = state;
         let (mut said, mut gates) = (Vec::with_capacity(time), Vec::new());
         for n in 0..time {
             let at = if self.reverse { time - 1 - n } else { n };
-            let raw = ops::add(&steps[at], &ops::linear(&state.h, &self.weight_hh, None)?)?; // (batch, 4 hidden)
-            let (next, open) = step(&raw, &state.c)?;
+            let raw = ops::add(&steps[at], &recurrent.forward(&state.h()?)?)?; // (batch, 4 hidden)
             if watched {
-                gates.push(open.detach());
+                gates.push(ops::plain::lstm_gates(&raw.detach())?);
             }
-            match present.as_ref().map(|present| &present[at]) {
-                Some(here) => {
-                    let kept = |old: &Tensor, new: &Tensor| old + (new - old)?.broadcast_mul(here)?;
-                    said.push(next.h.broadcast_mul(here)?);
-                    state = LstmState { h: kept(&state.h, &next.h)?, c: kept(&state.c, &next.c)? };
-                }
-                None => {
-                    said.push(next.h.clone());
-                    state = next;
-                }
-            }
+            state = state.step(&raw, each.as_ref().map(|each| &each[at]))?;
+            said.push(state.h()?);
         }
         if self.reverse {
             said.reverse();
@@ -169,28 +192,9 @@ impl LstmCell {
         if watched {
             probe.observe(&self.path, Quantity::Gate, &Tensor::stack(&gates, 1)?)?; // (batch, time, 4, hidden)
         }
-        Ok((Tensor::stack(&said, 1)?, state)) // (batch, time, hidden)
+        let said = Tensor::stack(&said, 1)?; // (batch, time, hidden)
+        Ok((if let Some(present) = present { said.broadcast_mul(present)? } else { said }, state))
     }
-}
-
-/// The equations: `raw (batch, 4 hidden)`, what input and state add up to, and `c (batch, hidden)`: the next state, and the
-/// gates `(batch, 4, hidden)`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn step(raw: &Tensor, c: &Tensor) -> Result<(LstmState, Tensor)> {
-    let (batch, hidden) = c.dims2()?;
-    let raw = raw.reshape((batch, 4, hidden))?;
-    // sigmoid(x) = (1 + tanh(x / 2)) / 2: one activation for all four.
-    let halves = [0.5f32, 0.5, 1.0, 0.5];
-    let factor = Tensor::new(&halves, c.device())?.to_dtype(c.dtype())?.reshape((1, 4, 1))?;
-    let offset = Tensor::new(&halves.map(|half| 1.0 - half), c.device())?.to_dtype(c.dtype())?.reshape((1, 4, 1))?;
-    let gates = raw.broadcast_mul(&factor)?.tanh()?.broadcast_mul(&factor)?.broadcast_add(&offset)?; // (batch, 4, hidden)
-    let gate = |n: usize| gates.narrow(1, n, 1)?.squeeze(1);
-    let (i, f, g, o) = (gate(0)?, gate(1)?, gate(2)?, gate(3)?); // (batch, hidden)
-    let c = ((f * c)? + (i * g)?)?;
-    let h = (o * c.tanh()?)?;
-    Ok((LstmState { h, c }, gates))
 }
 
 /// The slices of dimension 1, in halves of halves: each cut passes its gradient on in a tensor of its own size, which for one

@@ -51,7 +51,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 /// The product of two equally long batches of matrices.
-struct Product;
+pub(super) struct Product;
 
 /// A matrix, or one for each index of the leading dimensions, wherever strides put it.
 struct Operand {
@@ -117,7 +117,7 @@ impl CustomOp2 for Product {
 }
 
 /// The distance between consecutive rows, if the tensor is a matrix `(leading dimensions, last dimension)` with one.
-fn row_stride(layout: &Layout) -> Option<usize> {
+pub(super) fn row_stride(layout: &Layout) -> Option<usize> {
     let leading = layout.dims().len().checked_sub(1)?;
     let mut rows = layout.dims()[..leading].iter().zip(layout.stride()).filter(|(size, _)| **size != 1).rev();
     let Some((size, row_stride)) = rows.next() else { return Some(0) };
@@ -132,10 +132,10 @@ fn row_stride(layout: &Layout) -> Option<usize> {
 }
 
 /// `x weight^T`, with or without a bias.
-struct Linear;
+pub(super) struct Linear;
 
 impl Linear {
-    fn forward(
+    pub(super) fn forward(
         x: (&CpuStorage, &Layout),
         weight: (&CpuStorage, &Layout),
         bias: Option<&[f32]>,

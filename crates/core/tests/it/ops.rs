@@ -390,6 +390,35 @@ fn with_other_cases(check: impl Fn(Case<'_>)) {
         twin: &|x| plain::add_channels(&x[0], &x[1]),
         inputs: vec![numbers(&[2, 5, 70, 61], 2.0, 1), numbers(&[2, 5], 2.0, 2)],
     });
+    // The state of a net without activations, at four steps.
+    let steps = |forward: &dyn Fn(&Tensor) -> Result<Tensor>, x: &Tensor| {
+        let mut said = vec![x.clone()];
+        for step in 0..4 {
+            said.push((forward(&said[step])? * 0.3)?);
+        }
+        Ok(Tensor::cat(&said, 0)?)
+    };
+    check(Case {
+        name: "repeated_linear".to_owned(),
+        fast: &|x| {
+            let weight = ops::RepeatedLinear::new(&x[1])?;
+            steps(&|h| weight.forward(h), &x[0])
+        },
+        twin: &|x| steps(&|h| plain::linear(h, &x[1], None), &x[0]),
+        inputs: vec![numbers(&[5, 17], 2.0, 1), numbers(&[17, 17], 1.0, 2)],
+    });
+    for (rows, hidden) in [(3usize, 5), (250, 37)] {
+        let present: Vec<u32> = (0..rows).map(|row| u32::from(row % 3 != 1)).collect();
+        let present = Tensor::from_vec(present, (rows, 1), &Device::Cpu).unwrap();
+        for present in [None, Some(&present)] {
+            check(Case {
+                name: format!("lstm_step {rows} {hidden}, some absent: {}", present.is_some()),
+                fast: &|x| ops::lstm_step(&x[0], &x[1], present),
+                twin: &|x| plain::lstm_step(&x[0], &x[1], present),
+                inputs: vec![numbers(&[rows, 4 * hidden], 5.0, 1), numbers(&[rows, 2, hidden], 2.0, 2)],
+            });
+        }
+    }
 }
 
 #[test]

@@ -180,6 +180,13 @@ impl Languages {
         Ok(Told::default())
     }
 
+    /// Which of the languages that are said the model is neither told nor known to have.
+    pub fn unheard<'a>(&self, from: Option<&'a str>, to: Option<&'a str>) -> Option<&'a str> {
+        let told_nothing = self.tokens.is_empty() && self.tasks.is_empty();
+        let mut said = [to, from].into_iter().zip([&self.only[1], &self.only[0]]);
+        said.find_map(|(said, known)| said.filter(|_| told_nothing && known.is_none()))
+    }
+
     fn by_token(&self, to: Option<&str>) -> Result<Told<'_>> {
         let to = match (to, self.tokens.keys().next()) {
             (Some(to), _) => to,
@@ -292,5 +299,11 @@ mod tests {
         assert_eq!(languages.told(None, None).unwrap(), Told::default());
         assert_eq!(languages.told(Some("en"), Some("de")).unwrap(), Told::default());
         assert_eq!(refusal(&languages, None, Some("fr")).0, "the target language is fr, but this model's is deu");
+        assert_eq!(languages.unheard(Some("en"), Some("de")), None);
+        let languages = Languages { only: [Some("eng".to_owned()), None], ..languages };
+        assert_eq!(languages.unheard(Some("en"), Some("de")), Some("de"));
+        assert_eq!(languages.unheard(Some("en"), None), None);
+        let tokens = [("de".to_owned(), 7)].into();
+        assert_eq!(Languages { tokens, ..languages }.unheard(None, Some("de")), None);
     }
 }

@@ -9,9 +9,6 @@ use conjure_models::lstm_attention::{self, LstmAttention, LstmAttentionConfig};
 use serde_json::Value;
 use std::path::Path;
 
-/// Pairs whose loss is computed at once: few enough that the longest does not make all long.
-const AT_ONCE: usize = 16;
-
 /// A network that translates.
 #[derive(Clone, Debug)]
 pub enum SequenceModel {
@@ -180,6 +177,15 @@ impl SequenceModel {
         }
     }
 
+    /// Pairs whose loss is computed at once: few enough that the longest does not make all long, and for LSTMs enough that the
+    /// calls of a step are worth it.
+    fn at_once(&self) -> usize {
+        match self {
+            Self::Transformer(_) => 16,
+            Self::Lstm(_) => 32,
+        }
+    }
+
     /// The mean cross-entropy of the targets' tokens, with smoothed labels, each pair being `(source, target)`: a scalar, through
     /// which gradients flow. Pairs of like length are read at once: names of two and of forty tokens in one batch would be
     /// mostly padding.
@@ -195,7 +201,7 @@ impl SequenceModel {
         let share =
             |pairs: &[&(Vec<u32>, Vec<u32>)]| Ok((self.loss_at_once(pairs, label_smoothing)? * (tokens(pairs) / all))?);
         let sum = |sum: Result<Tensor>, part: Result<Tensor>| Ok((sum? + part?)?);
-        let losses = sorted.chunks(AT_ONCE).map(share);
+        let losses = sorted.chunks(self.at_once()).map(share);
         losses.reduce(sum).unwrap_or_else(|| Err(Error::request("there are no pairs to take the loss of")))
     }
 
@@ -293,8 +299,7 @@ mod tests {
         let models = models(&params);
         let text =
             |n: usize, length: usize| (0..length).map(|i| (2 + (7 * n + 5 * i) % 38) as u32).collect::<Vec<u32>>();
-        let pairs: Vec<_> =
-            (0..2 * AT_ONCE + 8).map(|n| (text(n, 1 + n * 5 % 23), text(n + 1, 1 + n * 3 % 17))).collect();
+        let pairs: Vec<_> = (0..72).map(|n| (text(n, 1 + n * 5 % 23), text(n + 1, 1 + n * 3 % 17))).collect();
         let all: Vec<_> = pairs.iter().collect();
         for model in models {
             let (ours, plain) = (model.loss(&pairs, 0.1).unwrap(), model.loss_at_once(&all, 0.1).unwrap());
