@@ -30,6 +30,14 @@ pub fn run(args: &EvaluateTranslationArgs) -> Result<ExitCode> {
         .iter()
         .map(|folder| Ok((language::name(folder), Translator::open(folder)?)))
         .collect::<Result<Vec<_>>>()?;
+    for (name, model) in &models {
+        for (from, to) in &directions {
+            model.languages().told(Some(from), Some(to)).map_err(|error| match error {
+                Error::Request { message, help } => Error::Request { message: format!("{name}: {message}"), help },
+                other => other,
+            })?;
+        }
+    }
     let all: usize = pairs.iter().map(Vec::len).sum::<usize>() * models.len();
     let mut progress = Progress::new();
     let (mut columns, mut before): (Vec<Column>, usize) = (Vec::new(), 0);

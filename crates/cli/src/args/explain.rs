@@ -27,6 +27,14 @@ pub struct AttentionArgs {
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 
+    /// A translator's target language, such as de
+    #[arg(long, value_name = "LANGUAGE")]
+    pub to: Option<String>,
+
+    /// The sentence's language, for translators that want to know
+    #[arg(long, value_name = "LANGUAGE")]
+    pub from: Option<String>,
+
     /// Where to write the page; an existing file is replaced
     #[arg(short, long, value_name = "FILE.html", default_value = "attention.html")]
     pub out: PathBuf,

@@ -7,7 +7,7 @@ use conjure::explain::attention::{self, Request, Selection};
 use conjure::generate::image;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
@@ -17,7 +17,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
     let others = [&args.csv, &args.json, &args.svg].into_iter().flatten();
     let files: Vec<&Path> = std::iter::once(&args.out).chain(others).map(|path| path.as_path()).collect();
     for (n, path) in files.iter().enumerate() {
-        if files[..n].contains(path) {
+        if files[..n].iter().any(|other| place(other) == place(path)) {
             return Err(Error::request(format!("two results would be written to {}", path.display()))
                 .with_help("give each its own file"));
         }
@@ -38,7 +38,8 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         Error::request("no model is named, and the text encoder that comes with conjure is not there")
             .with_help("add --model PATH, or keep the folder models/ beside the program")
     })?;
-    let explanation = attention::explain(attention::open(&model)?.as_ref(), &language::name(&model), &request)?;
+    let subject = attention::open_for(&model, args.from.as_deref(), args.to.as_deref())?;
+    let explanation = attention::explain(subject.as_ref(), &language::name(&model), &request)?;
     let agreement = attention::agreement(&explanation);
     if !agreement.weights.is_finite() || !agreement.sums.is_finite() {
         return Err(Error::failure(format!("what {} computes are no numbers", model.display()))
@@ -65,4 +66,13 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         agreement.weights, agreement.sums
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a file that need not be there yet will lie, however it is spelt.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
 }

@@ -42,6 +42,7 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         ),
         (&["x", "--model", &model, "--mask", "y"], &["no word \"y\" to mask", "help: the tokens spell"]),
         (&["x", "--model", &model, "--out", "a", "--svg", "a"], &["two results would be written to a"]),
+        (&["x", "--model", &model, "--out", "a", "--csv", "./a"], &["two results would be written to ./a"]),
         (&["x", "--model", &model, "--out", "none/a"], &["none"]),
         (&["x", "--model", "none"], &["none/config.json: not found", "help: "]),
         (&["x", "--model", &tiny], &["whose attention cannot be shown", "help: "]),

@@ -146,6 +146,17 @@ fn a_translator_of_ours_is_evaluated_and_explained() {
     assert_eq!(refused.code, Some(REFUSED));
     assert!(refused.stderr.contains("write FROM-TO with two of de, en"), "{}", refused.stderr);
 
+    // Before work begins, whichever direction it is.
+    let marian = fixture("marian");
+    let refused = desk.conjure(&["evaluate", "translation", &marian, "--data", "pairs.tsv", "--pairs", "en-de,de-en"]);
+    assert_eq!(refused.code, Some(REFUSED));
+    assert!(
+        refused.stderr.contains("marian: the model does not know the target language \"en\""),
+        "{}",
+        refused.stderr
+    );
+    assert!(!refused.stderr.contains("step"), "{}", refused.stderr);
+
     // The other commands read the folder too, with the language's token in the text.
     let odds = ["explain", "odds", ">>de<< red cat", "--target", "Katze rot", "-m", export, "--json"];
     let odds = json(desk.conjure(&odds));
@@ -154,7 +165,7 @@ fn a_translator_of_ours_is_evaluated_and_explained() {
     assert_eq!(tokens.last().unwrap()["text"], "</s>");
     let sum: f64 = tokens.iter().map(|token| token["logprob"].as_f64().unwrap()).sum();
     assert!(sum < 0.0);
-    desk.conjure(&["explain", "attention", ">>de<< red cat", "--model", export, "--json", "attention.json"])
+    desk.conjure(&["explain", "attention", "red cat", "--to", "de", "--model", export, "--json", "attention.json"])
         .succeeded();
     let seen: Value = serde_json::from_str(&std::fs::read_to_string(desk.path("attention.json")).unwrap()).unwrap();
     assert!(seen.to_string().contains(">>de<<"));

@@ -175,14 +175,15 @@ impl ChatTemplate {
             tokens: tokens.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
             date: None,
         };
-        template.environment().template_from_str(&template.source).map_err(|e| {
+        template.environment(None).template_from_str(&template.source).map_err(|e| {
             Error::request(format!("the chat template is not readable: {}", describe(&e)))
                 .with_help("the template is no Jinja or is damaged; take the one from the model's own page")
         })?;
         Ok(template)
     }
 
-    /// The same, and the day that `strftime_now` tells. Without it templates that know a day of their own take that.
+    /// The same, and the day that `strftime_now` tells. Without it templates that know a day of their own take that, so that
+    /// they say the same on every day, and others are told today's.
     #[must_use]
     pub fn with_date(mut self, date: Date) -> Self {
         self.date = Some(date);
@@ -202,7 +203,6 @@ impl ChatTemplate {
     /// A conversation that the template refuses, for example because roles do not alternate; a template that fails or does not
     /// end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let environment = self.environment();
         let turn = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
         let given = context! {
             messages => messages.iter().map(turn).collect::<Vec<_>>(),
@@ -211,9 +211,19 @@ impl ChatTemplate {
             documents => (),
         };
         let tokens: BTreeMap<String, String> = self.tokens.iter().cloned().collect();
-        let rendered = environment
-            .template_from_str(&self.source)
-            .and_then(|template| template.render(context! { ..given, ..Value::from(tokens) }));
+        let given = context! { ..given, ..Value::from(tokens) };
+        let rendered =
+            |date| self.environment(date).template_from_str(&self.source).and_then(|template| template.render(&given));
+        let rendered = match rendered(self.date) {
+            Err(error)
+                if error.kind() == ErrorKind::UnknownFunction
+                    && self.date.is_none()
+                    && self.source.contains("strftime_now") =>
+            {
+                rendered(Some(Date::today()))
+            }
+            other => other,
+        };
         rendered.map_err(|error| {
             let mut source = std::error::Error::source(&error);
             while let Some(inner) = source {
@@ -227,16 +237,12 @@ impl ChatTemplate {
                 return Error::failure(format!("the chat template does not end: stopped after {FUEL} steps"))
                     .with_help("use another template: this one loops");
             }
-            let failure = Error::failure(format!("the chat template failed: {}", describe(&error)));
-            if error.kind() == ErrorKind::UnknownFunction && self.date.is_none() && self.source.contains("strftime_now")
-            {
-                return failure.with_help("the template asks for the date; give it one");
-            }
-            failure.with_help("the template may need more than messages with a role and a content")
+            Error::failure(format!("the chat template failed: {}", describe(&error)))
+                .with_help("the template may need more than messages with a role and a content")
         })
     }
 
-    fn environment(&self) -> Environment<'_> {
+    fn environment(&self, date: Option<Date>) -> Environment<'_> {
         let mut environment = Environment::new();
         if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
             environment.set_syntax(syntax);
@@ -250,7 +256,7 @@ impl ChatTemplate {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refused(message)))
             },
         );
-        if let Some(date) = self.date {
+        if let Some(date) = date {
             environment.add_function("strftime_now", move |pattern: String| {
                 date.format(&pattern).map_err(|message| minijinja::Error::new(ErrorKind::InvalidOperation, message))
             });

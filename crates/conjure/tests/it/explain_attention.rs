@@ -2,11 +2,12 @@
 
 use base64::Engine as _;
 use conjure::explain::attention::{
-    Explanation, Kind, Outcome, Request, Role, Selection, Subject, agreement, csv, explain, html, json, open, svg,
+    Explanation, Kind, Outcome, Request, Role, Selection, Subject, agreement, csv, explain, html, json, open, open_for,
+    svg,
 };
 use conjure_core::blocks::attend;
 use conjure_core::ops::AttentionSpec;
-use conjure_core::probe::{Probe, Quantity, Recorder};
+use conjure_core::probe::{NoProbe, Probe, Quantity, Recorder};
 use conjure_core::{Device, Result, Tensor, rng};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -276,4 +277,30 @@ fn a_long_text_keeps_the_layers_that_fit() {
     assert!(error.to_string().starts_with("layer 0 was not kept") && error.help() == Some("choose one with --layer"));
     assert!(csv(&explanation, Selection { layer: Some(1), head: Some(0) }).is_ok());
     assert!(svg(&explanation, Selection::default()).unwrap_err().to_string().contains("500 tokens"));
+}
+
+/// What is shown as a translator's output is what it would write: nothing suppressed, no longer than its folder says.
+#[test]
+fn a_translators_output_is_what_it_translates() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/translate");
+    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("marian.json")).unwrap()).unwrap();
+    let (marian, to) = (folder.join("marian"), expected["to"].as_str().unwrap());
+    let told = open_for(&marian, None, Some(to)).unwrap();
+    let untold = open(&marian).unwrap();
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    for (n, line) in expected["lines"].as_array().unwrap().iter().enumerate() {
+        let line = line.as_str().unwrap();
+        let source = told.encode(line).unwrap();
+        assert_eq!(source, ids(&expected["sources"][n]));
+        assert_eq!(untold.encode(&format!(">>{to}<< {line}")).unwrap(), source);
+        let mut greedy = ids(&expected["made"]["greedy"]["ids"][n]);
+        greedy.retain(|id| *id != 0);
+        for subject in [&told, &untold] {
+            let output = subject.run(&source, None, &mut NoProbe).unwrap().output;
+            assert_eq!(output[1..], greedy, "{line}");
+        }
+    }
+    assert!(untold.encode("a cat").unwrap_err().help().unwrap().starts_with("name one with --to; the model knows de"));
+    let error = open_for(&emoji(), None, Some("de")).err().unwrap();
+    assert_eq!(error.to_string(), "languages are for translators; this model has one sequence");
 }

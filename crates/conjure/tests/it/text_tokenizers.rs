@@ -283,10 +283,16 @@ fn chat_templates_refuse_fail_and_end() {
 }
 
 #[test]
-fn dates_are_told_only_when_given() {
+fn dates_are_told_when_given_or_needed() {
     let template = ChatTemplate::new("{{ strftime_now('%A, %d %B %Y; %-d.%m.%y %b %a %F %H:%M %%') }}", &[]).unwrap();
-    let error = template.render(&[], false).unwrap_err();
-    assert_eq!(error.help(), Some("the template asks for the date; give it one"));
+    let own = "{% if strftime_now is defined %}{{ strftime_now('%F') }}{% else %}its own{% endif %}";
+    let own = ChatTemplate::new(own, &[]).unwrap();
+    assert_eq!(own.render(&[], false).unwrap(), "its own");
+    assert_eq!(own.with_date(Date { year: 2024, month: 7, day: 6 }).render(&[], false).unwrap(), "2024-07-06");
+    // Without a day of its own, today's; at midnight it may be the next.
+    let today = |template: &ChatTemplate| template.clone().with_date(Date::today()).render(&[], false).unwrap();
+    let (before, needed) = (today(&template), template.render(&[], false).unwrap());
+    assert!(needed == before || needed == today(&template), "{needed}");
     let day = |year, month, day| template.clone().with_date(Date { year, month, day }).render(&[], false).unwrap();
     assert_eq!(day(2024, 7, 6), "Saturday, 06 July 2024; 6.07.24 Jul Sat 2024-07-06 00:00 %");
     assert!(day(2000, 2, 29).starts_with("Tuesday"));

@@ -20,7 +20,7 @@ pub use data::{
     Array, Attention, Candidate, Change, Explanation, Focus, Kind, Layer, Prediction, Recorded, Role, Run, Sequence,
     Thumbnails, Token, Whole,
 };
-pub use model::{Outcome, Subject, open};
+pub use model::{Outcome, Subject, open, open_for};
 pub use recompute::{Agreement, Row, agreement, row, weights};
 pub use request::{Request, explain};
 pub use write::{Selection, csv, html, json, svg};

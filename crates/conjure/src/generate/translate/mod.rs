@@ -127,7 +127,18 @@ impl Translator {
         } else {
             self.tokenizer.encode(&format!("{}{text}", told.prefix), true)?
         };
-        let ids: Vec<u32> = told.token.into_iter().chain(ids).collect();
+        self.checked_source(told.token.into_iter().chain(ids).collect())
+    }
+
+    /// The ids that the encoder reads for a text that says itself what is to be done, as `>>de<< a cat` does.
+    ///
+    /// # Errors
+    /// A text that is longer than the model reads.
+    pub fn encode_source(&self, text: &str) -> Result<Vec<u32>> {
+        self.checked_source(self.tokenizer.encode(text, true)?)
+    }
+
+    fn checked_source(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
         self.check(&ids, "the text", self.model.source_vocabulary())?;
         Ok(ids)
     }

@@ -1,45 +1,50 @@
 //! The 2017 Transformer and its relatives: they read one sequence and write another.
 
 use super::super::{Outcome, Subject};
-use super::{check_length, piece};
-use crate::Result;
-use crate::model_folder;
-use crate::tokens::Tokenizer;
-use conjure_core::probe::{NoProbe, Probe};
+use super::piece;
+use crate::generate::translate::{SequenceModel, TranslateRequest, Translator as Writer};
+use crate::{Error, Result};
+use conjure_core::probe::Probe;
 use conjure_core::{Device, Tensor};
-use conjure_models::encoder_decoder::{Decoding, EncoderDecoder, EncoderDecoderConfig, Memory};
+use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig};
 use std::path::Path;
 
-/// The longest output that is written when none is given.
-const LONGEST_OUTPUT: usize = 64;
-
-/// A translator with its tokenizer.
+/// A translator that is told its languages as in a translation.
 pub(super) struct Translator {
     model: EncoderDecoder,
-    tokenizer: Tokenizer,
+    writer: Writer,
+    request: TranslateRequest,
 }
 
 impl Translator {
     /// The folder with `config.json`, weights and tokenizer.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let (config, params) = model_folder::open(folder, EncoderDecoderConfig::from_json, &Device::Cpu)?;
-        Ok(Self { model: EncoderDecoder::new(&params, &config)?, tokenizer: Tokenizer::from_folder(folder)? })
+    pub fn open(folder: &Path, from: Option<&str>, to: Option<&str>) -> Result<Self> {
+        let writer = Writer::open(folder)?;
+        let SequenceModel::Transformer(model) = writer.model() else {
+            return Err(Error::file(folder, "is no Transformer"));
+        };
+        let request = TranslateRequest {
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+            beams: Some(1),
+            ..TranslateRequest::default()
+        };
+        Ok(Self { model: model.clone(), writer, request })
     }
 
-    /// The most probable token after each, until the end.
-    fn write(&self, memory: &Memory) -> Result<Vec<u32>> {
-        let config = self.model.config();
-        let mut decoding = Decoding::new(&self.model, memory.clone());
-        let mut output = vec![config.decoder_start_token_id()];
-        while output.len() < LONGEST_OUTPUT.min(decoding.context()) {
-            let logits = decoding.next(&output[output.len() - 1..])?;
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0) as u32;
-            if best == config.eos_token_id() {
-                break;
-            }
-            output.push(best);
+    /// The most probable token after each, until the end, as `conjure translate --beams 1` writes it; with the token that begins
+    /// every target.
+    fn write(&self, ids: &[u32]) -> Result<Vec<u32>> {
+        let mut request = self.request.clone();
+        if request.to.is_none() && self.writer.languages().told(None, None).is_err() {
+            // The text itself names the language; what is asked for is then the same for all.
+            request.to = self.writer.languages().targets().first().map(|&first| first.to_owned());
         }
-        Ok(output)
+        let config = self.model.config();
+        let written = self.writer.translate_ids(&[ids.to_vec()], &request, &mut |_| true)?;
+        let tokens = written.into_iter().flat_map(|translation| translation.ids);
+        let tokens = tokens.take_while(|id| *id != config.eos_token_id());
+        Ok(std::iter::once(config.decoder_start_token_id()).chain(tokens).collect())
     }
 }
 
@@ -67,21 +72,22 @@ impl Subject for Translator {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = self.tokenizer.encode(text, true)?;
-        check_length(ids.len(), self.model.config().max_tokens().unwrap_or(usize::MAX))?;
-        Ok(ids)
+        if self.request.to.is_none() && text.trim_start().starts_with(">>") {
+            return self.writer.encode_source(text);
+        }
+        self.writer.encode(text, &self.request)
     }
 
     fn piece(&self, id: u32) -> String {
-        piece(&self.tokenizer, id)
+        piece(self.writer.tokenizer(), id)
     }
 
     fn run(&self, ids: &[u32], output: Option<&[u32]>, probe: &mut dyn Probe) -> Result<Outcome> {
-        let source = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?; // (1, source)
         let output = match output {
             Some(output) => output.to_vec(),
-            None => self.write(&self.model.encode(&source, None, &mut NoProbe)?)?,
+            None => self.write(ids)?,
         };
+        let source = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?; // (1, source)
         let memory = self.model.encode(&source, None, probe)?; // (1, source, d_model)
         let target = Tensor::new(output.as_slice(), &Device::Cpu)?.unsqueeze(0)?; // (1, time)
         let logits = self.model.decode(&target, &memory, None, probe)?.squeeze(0)?; // (time, vocabulary)

@@ -83,6 +83,24 @@ const KNOWN: &str = "clip_text_model, bert, roberta, xlm-roberta, marian, t5, mt
 /// # Errors
 /// Nothing there that Conjure knows, a damaged file.
 pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
+    open_for(path, None, None)
+}
+
+/// As [`open`], with the languages that a translator is to be told; without them a text may name its own, as `>>de<< a cat`
+/// does.
+///
+/// # Errors
+/// As [`open`]; languages for a model that does not translate.
+pub fn open_for(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<Box<dyn Subject>> {
+    let subject = open_any(path, from, to)?;
+    if subject.kinds() == 1 && (from.is_some() || to.is_some()) {
+        return Err(Error::request("languages are for translators; this model has one sequence")
+            .with_help("leave out --from and --to, or name a translator with --model"));
+    }
+    Ok(subject)
+}
+
+fn open_any(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<Box<dyn Subject>> {
     if path.is_file() {
         return Ok(Box::new(LanguageModel::open(path)?));
     }
@@ -97,7 +115,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
     match config["model_type"].as_str() {
         Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
         Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
-        Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder)?)),
+        Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder, from, to)?)),
         Some(kind) if ModelType::named(kind).is_some() => Ok(Box::new(LanguageModel::open(&folder)?)),
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
