@@ -22,7 +22,7 @@ pub fn run(args: &EvaluateTranslationArgs) -> Result<ExitCode> {
     let directions = translator::directions(&args.pairs, &data)?;
     let pairs = directions
         .iter()
-        .map(|direction| translator::held_out(&data, direction, args.limit))
+        .map(|direction| translator::pairs(&data, direction, args.trained, args.limit))
         .collect::<Result<Vec<_>>>()?;
     // All are opened before hours of work go into the first.
     let models = args

@@ -30,9 +30,7 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
     let translator = Translator::open(&folder)?;
     translator.notes().iter().for_each(|note| report::note(&format!("note: {note}")));
     if let Some(said) = translator.languages().unheard(args.from.as_deref(), args.to.as_deref()) {
-        report::note(&format!(
-            "note: the model's folder does not say which languages it translates; {said} is taken on trust"
-        ));
+        report::note(&format!("note: the model's folder does not say that it translates {said}"));
     }
     let mut page = Page::new(lines.len(), !args.machine.json);
     let made = translator.translate(&lines, &request, &mut |event| {

@@ -161,6 +161,10 @@ pub struct EvaluateTranslationArgs {
     #[arg(long, value_name = "FROM-TO,...", value_delimiter = ',', required = true)]
     pub pairs: Vec<String>,
 
+    /// Take the texts that they were trained on instead: what they know, not what they make of what is new
+    #[arg(long)]
+    pub trained: bool,
+
     /// At most so many texts of each direction, evenly spread
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub limit: Option<usize>,

@@ -1,5 +1,6 @@
 //! `conjure explain lens`.
 
+use super::spelt;
 use crate::args::LensArgs;
 use crate::{image, language, report};
 use conjure::explain::lens::{Lens, Position};
@@ -26,11 +27,14 @@ pub fn run(args: &LensArgs) -> Result<ExitCode> {
 fn table(position: &Position) -> String {
     let mut text = format!(
         "after {}\nlayer  probability and rank of the model's choice, and what the layer would say\n",
-        report::printable(&format!("{:?}", position.text))
+        report::printable(&spelt(position.id, &position.text))
     );
     for view in &position.layers {
-        let says: Vec<String> =
-            view.top.iter().map(|other| format!("{:?} {:.1} %", other.text, 100.0 * other.logprob.exp())).collect();
+        let says: Vec<String> = view
+            .top
+            .iter()
+            .map(|other| format!("{} {:.1} %", spelt(other.id, &other.text), 100.0 * other.logprob.exp()))
+            .collect();
         let says = report::printable(&says.join(", "));
         let _ = writeln!(text, "{:>5}  {:>9.3} % {:>7}  {says}", view.layer, 100.0 * view.logprob.exp(), view.rank);
     }

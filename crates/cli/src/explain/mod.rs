@@ -18,3 +18,8 @@ pub fn run(command: ExplainCommand) -> Result<ExitCode> {
         ExplainCommand::Lens(args) => lens::run(&args),
     }
 }
+
+/// A token's text in quotes, or its id where there is no text: of models without a tokenizer.
+fn spelt(id: u32, text: &str) -> String {
+    if text.is_empty() { format!("[{id}]") } else { format!("{text:?}") }
+}

@@ -1,5 +1,6 @@
 //! `conjure explain odds`.
 
+use super::spelt;
 use crate::args::OddsArgs;
 use crate::{image, language, output, report};
 use conjure::explain::odds::{self, TokenOdds};
@@ -54,7 +55,7 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
 
 /// A line of the table.
 fn line(token: &TokenOdds, colours: bool) -> String {
-    let mut own = report::printable(&format!("{:?}", token.text));
+    let mut own = report::printable(&spelt(token.id, &token.text));
     if colours {
         own = coloured(token, &own);
     }
@@ -63,7 +64,7 @@ fn line(token: &TokenOdds, colours: bool) -> String {
     };
     let mut line = format!("{:>11} {bits:>7.2} {rank:>7}  {own}", percent(logprob));
     let others: Vec<String> =
-        token.top.iter().map(|other| format!("{:?} {}", other.text, percent(other.logprob))).collect();
+        token.top.iter().map(|other| format!("{} {}", spelt(other.id, &other.text), percent(other.logprob))).collect();
     if !others.is_empty() {
         let _ = write!(line, "  of {}", report::printable(&others.join(", ")));
     }
@@ -113,6 +114,7 @@ mod tests {
         let told = line(&token(" the\n", Some(-3.0 * std::f32::consts::LN_2)), false);
         assert!(told.starts_with("    12.50 %    3.00       3  \" the\\n\"  of \" a\" "), "{told}");
         assert_eq!(line(&token("x", None), false), "          -       -       -  \"x\"\n");
+        assert!(line(&token("", Some(-1.0)), false).contains("  [1]  of "), "without a tokenizer, the id");
         assert_eq!(percent(-20.0), "2e-7 %");
         let shown = coloured(&token("a\nb\x1b[2J", Some(-9.0)), "a\nb\x1b[2J");
         assert_eq!(shown.matches("\x1b[0m").count(), 2);

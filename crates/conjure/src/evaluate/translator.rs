@@ -1,4 +1,4 @@
-//! How well a model translates: BLEU, chrF and perplexity on names that it has not seen.
+//! How well a model translates: BLEU, chrF and perplexity on names that it has not seen, or on those that it has.
 
 use super::dictionary::Dictionary;
 use super::translation::{Tokenizer, bleu, chrf};
@@ -18,7 +18,7 @@ pub struct Scores {
     pub from: String,
     /// Target language.
     pub to: String,
-    /// Held-out pairs that were translated.
+    /// Pairs that were translated.
     pub pairs: usize,
     /// Corpus BLEU, 0 to 100.
     pub bleu: f64,
@@ -47,12 +47,12 @@ pub fn directions(pairs: &[String], data: &Translations) -> Result<Vec<Direction
     pairs.iter().map(read).collect()
 }
 
-/// The held-out pairs of a direction, at most `limit` of them, evenly.
+/// The held-out pairs of a direction, or those that are trained on, at most `limit` of them, evenly.
 ///
 /// # Errors
 /// There are none.
-pub fn held_out(data: &Translations, (from, to): &Direction, limit: Option<usize>) -> Result<Vec<Pair>> {
-    let all = data.held_out(from, to);
+pub fn pairs(data: &Translations, (from, to): &Direction, trained: bool, limit: Option<usize>) -> Result<Vec<Pair>> {
+    let all = if trained { data.trained_on(from, to) } else { data.held_out(from, to) };
     if all.is_empty() {
         return Err(Error::request(format!("the data hold no pair out of {from} and {to}"))
             .with_help("held out is a part of the data that is fixed by their concepts; give more data"));

@@ -197,6 +197,11 @@ mod tests {
             held.iter().map(|p| (p.source.as_str(), p.target.as_str())).collect::<Vec<_>>(),
             [("hamster", "Hamster")]
         );
+        let known = set.trained_on("en", "de");
+        assert_eq!(
+            known.iter().map(|p| (p.source.as_str(), p.target.as_str())).collect::<Vec<_>>(),
+            [("cat", "Katze"), ("dog", "Hund"), ("lion", "Löwe")]
+        );
         for &entry in &set.trained {
             let pairs = drawn(&set, entry, 500);
             assert!(pairs.iter().all(|p| !p.source.contains("amster") && !p.target.contains("amster")));

@@ -146,7 +146,15 @@ impl Translations {
 
     /// Held-out name pairs of one direction, in the order of the entries.
     pub fn held_out(&self, from: &str, to: &str) -> Vec<Pair> {
-        let held = self.entries.iter().filter(|entry| entry.split != Split::Train);
+        self.named(from, to, |split| split != Split::Train)
+    }
+
+    /// Name pairs of one direction that are trained on, in the order of the entries.
+    pub fn trained_on(&self, from: &str, to: &str) -> Vec<Pair> {
+        self.named(from, to, |split| split == Split::Train)
+    }
+
+    fn named(&self, from: &str, to: &str, wanted: impl Fn(Split) -> bool) -> Vec<Pair> {
         let pair = |entry: &Entry| {
             Some(Pair {
                 source: entry.names(from).first()?.clone(),
@@ -155,7 +163,7 @@ impl Translations {
                 to: to.to_owned(),
             })
         };
-        held.filter_map(pair).collect()
+        self.entries.iter().filter(|entry| wanted(entry.split)).filter_map(pair).collect()
     }
 
     /// Pairs of keywords that surely say the same, in lower case, sorted; learned from the entries that are trained on. None

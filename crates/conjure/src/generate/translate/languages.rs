@@ -182,9 +182,11 @@ impl Languages {
 
     /// Which of the languages that are said the model is neither told nor known to have.
     pub fn unheard<'a>(&self, from: Option<&'a str>, to: Option<&'a str>) -> Option<&'a str> {
-        let told_nothing = self.tokens.is_empty() && self.tasks.is_empty();
-        let mut said = [to, from].into_iter().zip([&self.only[1], &self.only[0]]);
-        said.find_map(|(said, known)| said.filter(|_| told_nothing && known.is_none()))
+        if !self.tasks.is_empty() {
+            return None;
+        }
+        let target = to.filter(|_| self.tokens.is_empty() && self.only[1].is_none());
+        target.or(from.filter(|from| !self.tokens.contains_key(*from) && self.only[0].is_none()))
     }
 
     fn by_token(&self, to: Option<&str>) -> Result<Told<'_>> {
@@ -304,6 +306,8 @@ mod tests {
         assert_eq!(languages.unheard(Some("en"), Some("de")), Some("de"));
         assert_eq!(languages.unheard(Some("en"), None), None);
         let tokens = [("de".to_owned(), 7)].into();
-        assert_eq!(Languages { tokens, ..languages }.unheard(None, Some("de")), None);
+        let languages = Languages { tokens, only: [None, None], ..languages };
+        assert_eq!(languages.unheard(Some("de"), Some("de")), None);
+        assert_eq!(languages.unheard(Some("xx"), Some("de")), Some("xx"));
     }
 }
