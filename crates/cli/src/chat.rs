@@ -2,13 +2,12 @@
 
 use crate::args::ChatArgs;
 use crate::chat_input::{Input, Line};
-use crate::{interrupt, language, output, report};
+use crate::{interrupt, language, lines, output, report};
 use conjure::generate::image::random_seed;
 use conjure::generate::text::{Chat, Event, Finish, Prompt, TextRequest};
 use conjure::image_file::write_atomically;
 use conjure::tokens::Message;
 use conjure::{Error, Result};
-use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -148,10 +147,7 @@ fn command_line(line: &str, chat: &mut Chat<'_>) -> Result<bool> {
 }
 
 fn load(path: &Path) -> Result<Vec<Message>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|error| {
+    serde_json::from_str(&lines::file(path, MAX_FILE)?).map_err(|error| {
         Error::file(path, format!("is no saved conversation: {error}"))
             .with_help("/save writes them: a list of {\"role\": ..., \"content\": ...}")
     })

@@ -1,16 +1,20 @@
 //! `conjure embed` and `conjure similar`.
 
 use crate::args::{EmbedArgs, EncoderArgs, SimilarArgs};
-use crate::lines::lines;
-use crate::{interrupt, report};
+use crate::lines::{lines, stdin_once};
+use crate::{interrupt, language, report};
 use conjure::generate::embed::{Cut, Embeddings, SentenceEncoder, most_similar};
 use conjure::{Error, Result};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Prints the vectors of texts.
 pub fn embed(args: &EmbedArgs) -> Result<ExitCode> {
-    let mut texts = args.texts.clone();
+    // All is told at the end: there is nothing to keep before.
+    interrupt::end_at_once();
+    stdin_once(args.texts.iter().map(Path::new).chain(args.file.as_deref()))?;
+    let mut texts = args.texts.iter().map(|text| given(text)).collect::<Result<Vec<String>>>()?;
     if let Some(file) = &args.file {
         texts.extend(lines(file)?);
     }
@@ -38,10 +42,13 @@ pub fn similar(args: &SimilarArgs) -> Result<ExitCode> {
     if args.top == 0 {
         return Err(Error::request("--top is 0").with_help("ask for one line or more"));
     }
-    if args.query.trim().is_empty() {
+    interrupt::end_at_once();
+    stdin_once([Path::new(&args.query), &args.file])?;
+    let query = given(&args.query)?;
+    if query.trim().is_empty() {
         return Err(Error::request("the query is empty").with_help("give a text to compare the lines with"));
     }
-    let mut texts = vec![args.query.clone()];
+    let mut texts = vec![query];
     let mut numbers = vec![0]; // of the lines, from 1; 0 is the query
     for (n, line) in lines(&args.file)?.into_iter().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         texts.push(line);
@@ -59,7 +66,7 @@ pub fn similar(args: &SimilarArgs) -> Result<ExitCode> {
         let one = |line: usize, score: f32| json!({ "line": numbers[line], "score": score, "text": texts[line] });
         let results: Vec<Value> = found.iter().map(|m| one(m.text + 1, m.score)).collect();
         let cut = cut_json(&cut, "line", &|n| numbers[n]);
-        report::result(&json!({ "query": args.query, "results": results, "cut": cut }).to_string())?;
+        report::result(&json!({ "query": texts[0], "results": results, "cut": cut }).to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     for m in found {
@@ -83,7 +90,12 @@ fn open(args: &EncoderArgs) -> Result<SentenceEncoder> {
 }
 
 fn run(encoder: &SentenceEncoder, texts: &[String]) -> Result<Embeddings> {
-    encoder.embed_while(texts, &mut |_, _| !interrupt::requested())
+    encoder.embed(texts)
+}
+
+/// A text that was given; `-` is what stdin holds, without the end of its last line.
+fn given(text: &str) -> Result<String> {
+    if text == "-" { Ok(language::stdin()?.trim_end().to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// Says what was not read.

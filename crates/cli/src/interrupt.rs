@@ -26,6 +26,11 @@ pub fn end_at_once() {
     AT_ONCE.store(true, Ordering::Relaxed);
 }
 
+/// From now on the first Ctrl-C asks the work to stop at its next step: there is something worth keeping.
+pub fn end_at_a_step() {
+    AT_ONCE.store(false, Ordering::Relaxed);
+}
+
 /// Whether the user asked to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)

@@ -1,6 +1,7 @@
 //! What the commands with language models share: the model, the prompt, the settings.
 
 use crate::args::{ConstraintArgs, SamplingArgs};
+use crate::lines::without_mark;
 use conjure::generate::text::language_model::HELP;
 use conjure::generate::text::request::MAX_PROMPT;
 use conjure::generate::text::{Grammar, KeptAs, LanguageModel, Prompt, Sampling, Stats, TextRequest};
@@ -51,7 +52,7 @@ pub fn stdin() -> Result<String> {
     let mut bytes = Vec::new();
     let limit = MAX_PROMPT as u64 + 1;
     std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map(without_mark).map_err(|error| {
         Error::request(format!("stdin is not text in UTF-8 at byte {}", error.utf8_error().valid_up_to()))
             .with_help("convert it, for example with iconv")
     })

@@ -2,12 +2,12 @@
 
 use crate::args::{InspectArgs, ModelsCommand, ReportArgs, TinyArgs, TinyKind};
 use crate::{cache, report};
-use conjure::Result;
 use conjure::generate::image;
 use conjure::generate::text;
 use conjure::inspect::Inspection;
 use conjure::registry::{FAMILIES, Family};
 use conjure::tokens::clip_vocabulary;
+use conjure::{Error, Result};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -21,6 +21,9 @@ pub fn run(command: ModelsCommand) -> Result<ExitCode> {
 }
 
 fn tiny(args: &TinyArgs) -> Result<ExitCode> {
+    std::fs::create_dir_all(&args.out).map_err(|e| {
+        Error::file(&args.out, format!("cannot be made: {e}")).with_help("choose a place that you may write to")
+    })?;
     match args.kind {
         TinyKind::Image => image::save_tiny(&args.out, args.seed)?,
         TinyKind::Text => text::save_tiny(&args.out, args.seed)?,

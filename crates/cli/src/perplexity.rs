@@ -1,26 +1,28 @@
 //! `conjure evaluate perplexity`: how well a language model predicts texts.
 
 use crate::args::PerplexityArgs;
+use crate::lines::{stdin_once, text};
 use crate::progress::Progress;
 use crate::{interrupt, language, report};
+use conjure::Result;
 use conjure::evaluate::perplexity::{Perplexity, Windows, perplexity, tokenisation};
 use conjure::generate::text::LanguageModel;
-use conjure::{Error, Result};
 use serde_json::json;
-use std::io::Read as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Largest text in bytes: its tokens are held in memory.
 const MAX_TEXT: u64 = 256 << 20;
 
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode> {
+    // All is told at the end: there is nothing to keep before.
+    interrupt::end_at_once();
+    stdin_once(args.files.iter().map(AsRef::as_ref))?;
     if let Some(threads) = args.machine.threads {
         conjure::set_threads(threads)?;
     }
     let path = language::model(args.model.as_deref())?;
     // What cannot be read is told before the model is loaded.
-    let texts = args.files.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let texts = args.files.iter().map(|path| text(path, MAX_TEXT)).collect::<Result<Vec<_>>>()?;
     let model = LanguageModel::open_with(path, &args.loras)?;
     let windows = Windows::new(&model, args.context, args.stride)?;
     let tokenisation = tokenisation(&model)?;
@@ -31,7 +33,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode> {
         progress.step(0, 1);
         all.push(perplexity(&model, &name, text, windows, &mut |done, of| {
             progress.step(done, of);
-            !interrupt::requested()
+            true
         })?);
     }
     progress.finish();
@@ -68,23 +70,4 @@ fn line(measured: &Perplexity) -> String {
         "perplexity {:.4}  bits/byte {:.4}  of {} tokens, {} bytes  {}",
         measured.perplexity, measured.bits_per_byte, measured.scored, measured.bytes, measured.name
     ))
-}
-
-fn read(path: &Path) -> Result<String> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
-    } else if !path.is_file() {
-        return Err(Error::file(path, "not found").with_help("name text files, or - for stdin"));
-    } else {
-        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-        file.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    }
-    if bytes.len() as u64 > MAX_TEXT {
-        return Err(Error::file(path, format!("larger than {} MiB", MAX_TEXT >> 20)).with_help("measure parts of it"));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        Error::file(path, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
-            .with_help("convert it, for example with iconv")
-    })
 }

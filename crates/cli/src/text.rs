@@ -4,6 +4,7 @@ use crate::args::TextArgs;
 use crate::lines::lines;
 use crate::{image, interrupt, language, report};
 use conjure::generate::image::random_seed;
+use conjure::generate::text::request::room;
 use conjure::generate::text::{Beams, Event, Finish, Generated, LanguageModel, Prompt, TextRequest, Token};
 use conjure::{Error, Result};
 use serde_json::{Value, json};
@@ -13,25 +14,30 @@ use std::time::Instant;
 
 /// Tokens that are generated where no number is given: enough for a page, and an end for models that know none.
 const MAX_TOKENS: usize = 256;
+/// Texts that are made at the same time where no number is given.
+const TOGETHER: usize = 8;
+/// What a search's texts compete by where no penalty is given.
+const LENGTH_PENALTY: f64 = 1.0;
 
 pub fn run(args: &TextArgs) -> Result<ExitCode> {
+    check_flags(args)?;
+    // Until the first token there is nothing to keep.
+    interrupt::end_at_once();
     if let Some(path) = &args.file {
         return run_together(args, path);
     }
     let prompt = language::prompt(args.prompt.as_deref(), &args.tokens)?;
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let mut request = language::request(prompt, &args.sampling, &args.constraint, seed)?;
-    request.beams = args.beams.map(|width| Beams { width, length_penalty: args.length_penalty });
+    let length_penalty = args.length_penalty.unwrap_or(LENGTH_PENALTY);
+    request.beams = args.beams.map(|width| Beams { width, length_penalty });
     request.logprobs = args.logprobs;
     request.validate()?;
     image::set_threads(&args.machine)?;
     let (model, _) = language::open_with_cache(&args.sampling)?;
 
     let ids = model.encode(&request.prompt)?;
-    // Where fewer fit, the context's end is the limit.
-    if request.max_tokens.is_none() && model.context().saturating_sub(ids.len()) > MAX_TOKENS {
-        request.max_tokens = Some(MAX_TOKENS);
-    }
+    request.max_tokens = most_tokens(&request, ids.len(), &model);
     let drawn = !request.sampling.is_greedy() && request.beams.is_none();
     if drawn && args.sampling.seed.is_none() {
         report::note(&format!("seed {seed}"));
@@ -46,6 +52,9 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
             Event::End { rest, .. } => rest.as_str(),
             Event::Prompt { .. } => "",
         };
+        if request.beams.is_some() || !matches!(event, Event::Prompt { .. }) {
+            interrupt::end_at_a_step();
+        }
         if stream && !text.is_empty() && matches!(reader_left, Ok(false)) {
             reader_left = report::piece(text).map(|heard| !heard);
         }
@@ -72,31 +81,39 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
 /// A text for each line of a file. Results are written in the order of the lines: with `--json` an object on each line, else the
 /// texts with an empty line between them.
 fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
-    let lines: Vec<String> = lines(path)?.into_iter().filter(|line| !line.trim().is_empty()).collect();
+    let lines = (1..).zip(lines(path)?).filter(|(_, line)| !line.trim().is_empty()).collect::<Vec<(usize, String)>>();
     if lines.is_empty() {
         return Err(Error::file(path, "has no prompt").with_help("write a prompt on each line"));
     }
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
-    let request = language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
-    let requests: Vec<TextRequest> = lines
-        .into_iter()
-        .zip(0..)
-        .map(|(line, n)| TextRequest {
-            prompt: Prompt::Text(line),
-            seed: seed.wrapping_add(n),
-            max_tokens: request.max_tokens.or(Some(MAX_TOKENS)),
-            logprobs: args.logprobs,
-            ..request.clone()
-        })
-        .collect();
+    let mut request = language::request(Prompt::Text(String::new()), &args.sampling, &args.constraint, seed)?;
+    request.logprobs = args.logprobs;
+    request.validate()?;
     image::set_threads(&args.machine)?;
     let (model, _) = language::open_with_cache(&args.sampling)?;
+    model.tokenizer()?;
+    let mut requests = Vec::with_capacity(lines.len());
+    for ((number, line), n) in lines.into_iter().zip(0..) {
+        let mut request = TextRequest { prompt: Prompt::Text(line), seed: seed.wrapping_add(n), ..request.clone() };
+        let checked = request.validate().and_then(|()| model.encode(&request.prompt)).and_then(|ids| {
+            request.max_tokens = most_tokens(&request, ids.len(), &model);
+            room(ids.len(), request.max_tokens, model.context())
+        });
+        checked.map_err(|error| in_line(path, number, error))?;
+        requests.push(request);
+    }
     let drawn = !request.sampling.is_greedy();
     if drawn && args.sampling.seed.is_none() {
         report::note(&format!("seed {seed}"));
     }
     let began = Instant::now();
-    let made = model.generate_together(&requests, args.together, &mut |_, _| !interrupt::requested())?;
+    let together = args.together.unwrap_or(TOGETHER);
+    let made = model.generate_together(&requests, together, &mut |_, event| {
+        if !matches!(event, Event::Prompt { .. }) {
+            interrupt::end_at_a_step();
+        }
+        !interrupt::requested()
+    })?;
     let seconds = began.elapsed().as_secs_f64();
     for (request, made) in requests.iter().zip(&made) {
         let written = if args.machine.json {
@@ -114,6 +131,41 @@ fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
         tokens as f64 / seconds
     ));
     Ok(exit_code(&made))
+}
+
+/// Refuses flags that would change nothing. What clap calls `requires` does not: it is content where what is required
+/// conflicts with something that was given.
+fn check_flags(args: &TextArgs) -> Result<()> {
+    let lone = |flag: &str, other: &str| {
+        Err(Error::request(format!("{flag} changes nothing without {other}"))
+            .with_help(format!("leave it out, or add {other}")))
+    };
+    if args.together.is_some() && args.file.is_none() {
+        return lone("--together", "--file");
+    }
+    if args.length_penalty.is_some() && args.beams.is_none() {
+        return lone("--length-penalty", "--beams");
+    }
+    if args.logprobs.is_some() && args.file.is_some() && !args.machine.json {
+        return lone("--logprobs beside --file", "--json");
+    }
+    Ok(())
+}
+
+/// The limit that was given; else [`MAX_TOKENS`], and where fewer fit the context's end is the limit.
+fn most_tokens(request: &TextRequest, prompt: usize, model: &LanguageModel) -> Option<usize> {
+    let fit = model.context().saturating_sub(prompt) > MAX_TOKENS;
+    request.max_tokens.or(fit.then_some(MAX_TOKENS))
+}
+
+/// The error with the line of the file that caused it.
+fn in_line(path: &Path, number: usize, error: Error) -> Error {
+    match error {
+        Error::Request { message, help } => {
+            Error::File { path: path.to_owned(), message: format!("line {number}: {message}"), help }
+        }
+        other => other,
+    }
 }
 
 /// That of the first text that did not end well; says what is wrong with those that do not match.

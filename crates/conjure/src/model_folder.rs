@@ -45,8 +45,12 @@ pub fn open<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>, device: &De
 /// The config in `folder`, as `parse` reads it.
 ///
 /// # Errors
-/// It is missing or damaged.
+/// It is missing or damaged; `folder` is a file.
 pub fn config<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result<C> {
+    if folder.is_file() {
+        return Err(Error::file(folder, "is a file, and a model's folder is needed")
+            .with_help("name the folder that holds config.json and the weights"));
+    }
     let path = folder.join("config.json");
     let text = read_text(&path)?.ok_or_else(|| Error::file(&path, "not found").with_help("name a model's folder"))?;
     parse(&text).map_err(|error| match error {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// `conjure embed`.
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
-    /// The texts
+    /// The texts; - reads one from stdin
     #[arg(value_name = "TEXT", required_unless_present = "file")]
     pub texts: Vec<String>,
 
@@ -21,7 +21,7 @@ pub struct EmbedArgs {
 /// `conjure similar`.
 #[derive(Debug, Args)]
 pub struct SimilarArgs {
-    /// The text to find others like
+    /// The text to find others like; - reads it from stdin
     #[arg(value_name = "QUERY", allow_hyphen_values = true)]
     pub query: String,
 

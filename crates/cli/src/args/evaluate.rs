@@ -40,8 +40,8 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub context: Option<usize>,
 
-    /// Tokens by which the window moves on: as many are scored anew, each with the others before it [default: half of the
-    /// context]
+    /// Tokens by which the window moves on: as many are scored anew, each with the others before it; with as many as the
+    /// context, a window's first token has none before it and is not scored [default: half of the context]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub stride: Option<usize>,
 
@@ -75,13 +75,9 @@ pub struct DictionaryArgs {
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
 
-    /// Directions, separated by commas
-    #[arg(
-        long,
-        value_name = "FROM:TO,...",
-        value_delimiter = ',',
-        default_value = "en:de,de:en,en:fr,fr:en,en:es,es:en,en:ru,en:ja,de:fr,zh:en"
-    )]
+    /// Directions, such as en-de,de-en [default: ten between en, de, fr, es, ru, ja and zh, as far as the data has them,
+    /// else English, or the first language, into and out of each other]
+    #[arg(long, value_name = "FROM-TO,...", value_delimiter = ',')]
     pub pairs: Vec<String>,
 
     #[command(flatten)]

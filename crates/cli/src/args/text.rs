@@ -20,9 +20,10 @@ pub struct TextArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "tokens", "beams"])]
     pub file: Option<PathBuf>,
 
-    /// With --file, how many texts are made at the same time
-    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, requires = "file")]
-    pub together: usize,
+    /// With --file, how many texts are made at the same time [default: 8]; with quantised weights several round
+    /// differently than one alone, so that a text may depend on those beside it: with 1 it is as alone
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub together: Option<usize>,
 
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -35,18 +36,13 @@ pub struct TextArgs {
         conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical", "seed", "logprobs", "json_schema", "grammar"])]
     pub beams: Option<usize>,
 
-    /// Texts compete by log-probability / length ^ PENALTY: 0 favours short ones, over 1 long ones
-    #[arg(
-        long,
-        value_name = "PENALTY",
-        allow_negative_numbers = true,
-        default_value_t = 1.0,
-        help_heading = "Beam search",
-        requires = "beams"
-    )]
-    pub length_penalty: f64,
+    /// With --beams, texts compete by log-probability / length ^ PENALTY: 0 favours short ones, over 1 long ones
+    /// [default: 1]
+    #[arg(long, value_name = "PENALTY", allow_negative_numbers = true, help_heading = "Beam search")]
+    pub length_penalty: Option<f64>,
 
-    /// Tell each token's log-probability and rank, with the N likeliest tokens [N: 5 if not given]
+    /// Tell each token's log-probability and rank, with the N likeliest tokens [N: 5 if not given]; beside --file it
+    /// takes --json
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5", help_heading = "Looking inside")]
     pub logprobs: Option<usize>,
 
@@ -87,7 +83,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16", "q8"]), default_value = "f32")]
     pub cache: String,
 
-    /// Most tokens to generate [default: 256 in text; until the answer or the context ends in chat]
+    /// Most tokens to generate [default: 256 in text, or as many as fit; until the answer or the context ends in chat]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_tokens: Option<usize>,
 
@@ -127,7 +123,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, help_heading = "Sampling")]
     pub frequency: Option<f32>,
 
-    /// The same seed and settings make the same text [default: random, and printed]
+    /// The same seed and settings make the same text, but see --together [default: random, and printed]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
 }

@@ -1,24 +1,33 @@
 //! `conjure evaluate bleu` and `conjure evaluate dictionary`.
 
 use crate::args::{BleuArgs, DictionaryArgs};
-use crate::lines::lines;
+use crate::lines::{lines, stdin_once};
 use crate::report;
 use conjure::data::translation::Translations;
 use conjure::evaluate::dictionary::Dictionary;
 use conjure::evaluate::translation::{HeldOut, Tokenizer, bleu as measure_bleu, chrf, held_out};
+use conjure::evaluate::translator::{Direction, directions};
 use conjure::{Error, Result};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::process::ExitCode;
+
+/// Directions that are measured where none are named and the data has some of them.
+const USUAL: [(&str, &str); 10] = [
+    ("en", "de"),
+    ("de", "en"),
+    ("en", "fr"),
+    ("fr", "en"),
+    ("en", "es"),
+    ("es", "en"),
+    ("en", "ru"),
+    ("en", "ja"),
+    ("de", "fr"),
+    ("zh", "en"),
+];
 
 /// Prints BLEU and chrF of a file of translations.
 pub fn bleu(args: &BleuArgs) -> Result<ExitCode> {
-    let files = std::iter::once(&args.hypotheses).chain(&args.references);
-    if files.filter(|file| *file == Path::new("-")).count() > 1 {
-        return Err(
-            Error::request("- is given twice, and stdin can be read once").with_help("name a file for all but one")
-        );
-    }
+    stdin_once(std::iter::once(&args.hypotheses).chain(&args.references).map(AsRef::as_ref))?;
     let hypotheses = lines(&args.hypotheses)?;
     let references = args.references.iter().map(|file| lines(file)).collect::<Result<Vec<_>>>()?;
     let tokenizer = Tokenizer::named(&args.tokenize).unwrap_or_default();
@@ -39,16 +48,15 @@ pub fn bleu(args: &BleuArgs) -> Result<ExitCode> {
 
 /// Prints how well a dictionary and copying translate held-out names.
 pub fn dictionary(args: &DictionaryArgs) -> Result<ExitCode> {
-    let directions = args.pairs.iter().map(|pair| {
-        pair.split_once(':').filter(|(from, to)| !from.is_empty() && !to.is_empty()).ok_or_else(|| {
-            Error::request(format!("--pairs {pair:?} is no direction"))
-                .with_help("write languages as from:to, such as en:de")
-        })
-    });
-    let directions: Vec<(&str, &str)> = directions.collect::<Result<_>>()?;
+    let into_itself = |pair: &&String| pair.match_indices(['-', ':']).any(|(at, _)| pair[..at] == pair[at + 1..]);
+    if let Some(pair) = args.pairs.iter().find(into_itself) {
+        return Err(Error::request(format!("--pairs {pair}: a language is not translated into itself"))
+            .with_help("name two languages, such as en-de"));
+    }
     let set = Translations::open(&args.data)?;
+    let directions = if args.pairs.is_empty() { usual_directions(&set) } else { directions(&args.pairs, &set)? };
     let mut results = Vec::new();
-    for (from, to) in directions {
+    for (from, to) in &directions {
         let dictionary = Dictionary::learn(&set, from, to)?;
         let looked_up = held_out(&set, from, to, &mut |text| Ok(dictionary.translate(text)))?;
         results.push((looked_up, held_out(&set, from, to, &mut |text| Ok(text.to_owned()))?));
@@ -68,4 +76,26 @@ pub fn dictionary(args: &DictionaryArgs) -> Result<ExitCode> {
         report::result(&format!("{from:<8} {to:<8} {names:>5} {} {}", one(dictionary), one(copy)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Those of the [`USUAL`] directions that the data holds something out of; else English, or the first language, into
+/// and out of each other language.
+fn usual_directions(set: &Translations) -> Vec<Direction> {
+    let owned = |(from, to): (&str, &str)| (from.to_owned(), to.to_owned());
+    let measurable = |(from, to): &Direction| !set.held_out(from, to).is_empty();
+    let usual: Vec<Direction> = USUAL.map(owned).into_iter().filter(measurable).collect();
+    if !usual.is_empty() {
+        return usual;
+    }
+    let languages = || set.languages().iter().map(String::as_str);
+    let Some(centre) = languages().find(|language| *language == "en").or_else(|| languages().next()) else {
+        return Vec::new();
+    };
+    let others = languages().filter(|other| *other != centre);
+    let mut all: Vec<Direction> = others.flat_map(|other| [(centre, other), (other, centre)]).map(owned).collect();
+    // Where nothing can be measured, the first direction tells why.
+    if all.iter().any(measurable) {
+        all.retain(measurable);
+    }
+    all
 }

@@ -93,8 +93,18 @@ fn translations_are_made_from_packages_and_measured() {
     let table =
         desk.conjure(&["evaluate", "dictionary", "set/translation.zip", "--pairs", "en:de,de:en"]).succeeded().stdout;
     assert!(table.lines().nth(2).unwrap().starts_with("en       de           1    0.0"), "{table}");
-    desk.conjure(&["evaluate", "dictionary", "set/translation.zip", "--pairs", "en-de"])
-        .failed(2, &["en-de", "from:to"]);
+    // Those are the usual directions that it has, and they may be written with a hyphen.
+    let dictionary = ["evaluate", "dictionary", "set/translation.zip"];
+    assert_eq!(desk.conjure(&dictionary).succeeded().stdout, table);
+    assert_eq!(desk.conjure(&[&dictionary[..], &["--pairs", "en-de,de-en"]].concat()).succeeded().stdout, table);
+    desk.conjure(&[&dictionary[..], &["--pairs", "en:en"]].concat())
+        .failed(2, &["--pairs en:en: a language is not translated into itself", "help: name two languages"]);
+    // Where there is none of the usual ones, English with each other language.
+    let sentences: String = (0..100).map(|n| format!("cat {n}\tkot {n}\n")).collect();
+    std::fs::write(desk.path("own.tsv"), format!("en\tpl\n{sentences}")).unwrap();
+    let table = desk.conjure(&["evaluate", "dictionary", "own.tsv"]).succeeded().stdout;
+    let rows: Vec<Vec<&str>> = table.lines().skip(2).map(|line| line.split_whitespace().take(2).collect()).collect();
+    assert_eq!(rows, [["en", "pl"], ["pl", "en"]]);
     desk.conjure(&["evaluate", "dictionary", "set/translation.zip", "--pairs", "en:fr"]).failed(2, &["fr", "de, en"]);
 
     desk.conjure(&[&make[..7], &["en,xx"]].concat()).failed(2, &["no package has the language xx", "zh-hant"]);

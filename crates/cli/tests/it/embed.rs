@@ -1,6 +1,6 @@
 //! `conjure embed` and `conjure similar`, with a random encoder of a few words.
 
-use crate::command::Desk;
+use crate::command::{Desk, Outcome};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -152,6 +152,40 @@ fn a_text_that_is_too_long_is_named() {
     assert!(outcome.stderr.contains("warning: line 2 has 22 tokens"), "{}", outcome.stderr);
 }
 
+/// `conjure ARGS` with `the cat` on stdin.
+fn piped(desk: &Desk, args: &[&str]) -> Outcome {
+    std::fs::write(desk.path("stdin.txt"), "the cat\n").unwrap();
+    let stdin = std::fs::File::open(desk.path("stdin.txt")).unwrap();
+    Outcome::of(desk.command().args(args).stdin(stdin).output().unwrap())
+}
+
+#[test]
+fn a_dash_is_what_stdin_holds() {
+    let desk = Desk::new();
+    model(&desk);
+    std::fs::write(desk.path("lines.txt"), "the dog\nthe cat\n").unwrap();
+    let embedded = piped(&desk, &["embed", "-", "--model", "model"]).succeeded().stdout;
+    assert_eq!(embedded, desk.conjure(&["embed", "the cat", "--model", "model"]).succeeded().stdout);
+    let args = ["similar", "-", "--in", "lines.txt", "--top", "1", "--model", "model", "--json"];
+    let found = parsed(&piped(&desk, &args).succeeded().stdout);
+    assert_eq!((&found["query"], &found["results"][0]["text"]), (&json!("the cat"), &json!("the cat")));
+}
+
+#[test]
+fn broken_weights_are_a_failure() {
+    let desk = Desk::new();
+    model(&desk);
+    let path = desk.path("model/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(desk.path("lines.txt"), "the dog\n").unwrap();
+    let words = ["the model's vectors are no numbers", "help: the weights are damaged"];
+    desk.conjure(&["embed", "a cat", "--json", "--model", "model"]).failed(1, &words);
+    desk.conjure(&["similar", "a cat", "--in", "lines.txt", "--model", "model"]).failed(1, &words);
+}
+
 #[test]
 fn bad_requests_are_refused_before_work_begins() {
     let desk = Desk::new();
@@ -171,6 +205,11 @@ fn bad_requests_are_refused_before_work_begins() {
     similar("a cat", "bad.txt", "0").failed(2, &["--top is 0"]);
     similar("a cat", "bad.txt", "-1").failed(2, &["invalid value '-1' for '--top"]);
     std::fs::write(desk.path("lines.txt"), "a cat\n").unwrap();
+    for args in [&["embed", "-", "-"][..], &["embed", "-", "--file", "-"], &["similar", "-", "--in", "-"]] {
+        desk.conjure(&[args, &["--model", "model"]].concat()).failed(2, &["- is given twice", "help:"]);
+    }
+    std::fs::write(desk.path("x.gguf"), "GGUF").unwrap();
+    desk.conjure(&["embed", "a", "--model", "x.gguf"]).failed(2, &["x.gguf: is a file, and a model's folder", "help:"]);
     std::fs::write(desk.path("model/model.safetensors"), b"<html>").unwrap();
     similar("a cat", "lines.txt", "3").failed(2, &["is a web page", "help:"]);
 }

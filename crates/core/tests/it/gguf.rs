@@ -194,6 +194,11 @@ fn folders() {
     let floats = BTreeMap::from([("w".to_owned(), Tensor::zeros(1, DType::F32, &CPU).unwrap())]);
     weights::save(folder.path().join("model.safetensors"), &floats, &BTreeMap::new()).unwrap();
     assert!(opened().unwrap().gguf().is_none());
+    // The name alone does not make one, nor anything else.
+    let path = folder.path().join("m-Q8_0.gguf");
+    std::fs::write(&path, [0; 100]).unwrap();
+    let error = weights::open(&path).err().unwrap();
+    assert!(error.to_string().ends_with("m-Q8_0.gguf: is no GGUF file: it does not begin with GGUF"), "{error}");
 }
 
 #[test]

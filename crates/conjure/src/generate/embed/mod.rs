@@ -123,7 +123,7 @@ impl SentenceEncoder {
     /// [`Embeddings::cut`] says so.
     ///
     /// # Errors
-    /// A text that the tokenizer cannot spell; a tensor operation fails.
+    /// A text that the tokenizer cannot spell; vectors that are no numbers; a tensor operation fails.
     pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Embeddings> {
         self.embed_while(texts, &mut |_, _| true)
     }
@@ -202,6 +202,11 @@ impl SentenceEncoder {
         let states = self.encoder.forward(&ids, None, Some(&mask), &mut NoProbe)?.last_hidden_state; // (batch, time, hidden_size)
         let vectors = self.pooling.pool(&states, &mask)?; // (batch, hidden_size)
         let vectors = if self.normalise { normalised(&vectors)? } else { vectors };
-        Ok(vectors.to_vec2()?)
+        let vectors = vectors.to_vec2::<f32>()?;
+        if !vectors.iter().flatten().all(|number| number.is_finite()) {
+            return Err(Error::failure("the model's vectors are no numbers")
+                .with_help("the weights are damaged, or of a kind that the model was not made for"));
+        }
+        Ok(vectors)
     }
 }

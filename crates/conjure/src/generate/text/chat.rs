@@ -105,10 +105,18 @@ impl<'m> Chat<'m> {
 
     fn answer(&mut self, request: &TextRequest, on_event: &mut dyn FnMut(&Event) -> bool) -> Result<Generated> {
         let ids = self.model.tokenizer()?.encode_chat(&self.messages)?;
-        if let Err(Error::Request { message, .. }) = room(ids.len(), request.max_tokens, self.session.context()) {
-            return Err(Error::request(message).with_help(
-                "forget the oldest question and answer, begin a new conversation, or choose a model with a longer context",
-            ));
+        let context = self.session.context();
+        if let Err(Error::Request { message, .. }) = room(ids.len(), request.max_tokens, context) {
+            let mut help = match room(ids.len(), None, context) {
+                Ok(room) => format!("ask for {room} or fewer with --max-tokens, "),
+                Err(_) => "shorten the question, ".to_owned(),
+            };
+            // Before this question there may be none to forget.
+            if self.messages.iter().any(|message| message.role == "assistant") {
+                help += "forget the oldest question and answer, begin a new conversation, ";
+            }
+            help += "or choose a model with a longer context";
+            return Err(Error::request(message).with_help(help));
         }
         self.model.answer(&mut self.session, ids, request, on_event)
     }

@@ -143,8 +143,9 @@ impl LanguageModel {
     /// There is none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            Error::request("the model's folder has no tokenizer")
-                .with_help("give token ids with --tokens, or put its tokenizer.json beside the weights")
+            Error::request("the model's folder has no tokenizer").with_help(
+                "put its tokenizer.json beside the weights, or give token ids where a command takes --tokens",
+            )
         })
     }
 
@@ -194,12 +195,25 @@ impl LanguageModel {
 
     /// The ids that end a text: the model's own, and the marks among the request's stop strings, which are no text and would
     /// never be found as such.
-    pub(super) fn ends_of(&self, request: &TextRequest) -> Vec<u32> {
-        let mark = |text: &String| {
-            let tokenizer = self.tokenizer.as_ref()?;
-            tokenizer.token_id(text).filter(|id| tokenizer.is_special(*id))
-        };
-        self.ends.iter().copied().chain(request.stop.iter().filter_map(mark)).collect()
+    ///
+    /// # Errors
+    /// Stop strings without a tokenizer, which would never be found.
+    pub(super) fn ends_of(&self, request: &TextRequest) -> Result<Vec<u32>> {
+        let mut ends = self.ends.clone();
+        match &self.tokenizer {
+            Some(tokenizer) => {
+                let mark = |text: &String| tokenizer.token_id(text).filter(|id| tokenizer.is_special(*id));
+                ends.extend(request.stop.iter().filter_map(mark));
+            }
+            None if request.stop.is_empty() => {}
+            None => {
+                return Err(Error::request(
+                    "a stop string, and a model without a tokenizer: it writes ids and no text",
+                )
+                .with_help("leave out --stop, or put the model's tokenizer.json beside the weights"));
+            }
+        }
+        Ok(ends)
     }
 
     /// The ids of a prompt, with those that the model expects before a text.
@@ -292,7 +306,7 @@ impl LanguageModel {
         request: &TextRequest,
         on_event: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Generated> {
-        let ends = self.ends_of(request);
+        let ends = self.ends_of(request)?;
         if request.beams.is_some() {
             return beam_search(session, &prompt, request, &ends, stream, on_event);
         }

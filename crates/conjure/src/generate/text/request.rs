@@ -37,11 +37,11 @@ pub struct Sampling {
     pub min_p: f32,
     /// Choose among tokens of typical information that together have this probability, over 0 to 1.
     pub typical: f32,
-    /// Divides the scores of tokens that occurred; 1 changes nothing.
+    /// Divides the scores of tokens that occurred, 0.01 to 100; 1 changes nothing.
     pub repetition: f32,
-    /// Subtracted from the scores of tokens that the answer has.
+    /// Subtracted from the scores of tokens that the answer has, -100 to 100.
     pub presence: f32,
-    /// Subtracted for each time that the answer has the token.
+    /// Subtracted for each time that the answer has the token, -100 to 100.
     pub frequency: f32,
 }
 
@@ -259,7 +259,7 @@ mod tests {
     fn what_no_model_can_do_is_refused_by_name_and_value() {
         assert_eq!(refusal(|r| r.sampling.temperature = -1.0), "temperature -1 is not over 0");
         assert_eq!(refusal(|r| r.sampling.top_k = Some(0)), "top-k 0 leaves no token");
-        assert_eq!(refusal(|r| r.sampling.repetition = f32::NAN), "repetition penalty NaN is not over 0");
+        assert_eq!(refusal(|r| r.sampling.repetition = f32::NAN), "repetition penalty NaN is outside 0.01 to 100");
         assert_eq!(refusal(|r| r.max_tokens = Some(0)), "max tokens 0 leaves nothing to do");
         assert_eq!(refusal(|r| r.stop = vec![String::new()]), "a stop string is empty");
         assert_eq!(refusal(|r| r.logprobs = Some(101)), "101 alternatives for each token, more than 100");

@@ -75,7 +75,7 @@ impl LanguageModel {
                 let prompt = self.encode(&request.prompt)?;
                 super::request::room(prompt.len(), request.max_tokens, self.context())?;
                 let constraint = request.grammar.as_ref().map(|grammar| self.constraint(grammar)).transpose()?;
-                Ok((prompt, constraint, self.ends_of(request)))
+                Ok((prompt, constraint, self.ends_of(request)?))
             };
             let (prompt, constraint, end) = checked().map_err(|error| numbered(n, error))?;
             prompts.push(prompt);

@@ -117,7 +117,10 @@ mod tests {
         assert_eq!(refused(MinP::new(-0.1).err().unwrap()), "min-p -0.1 is outside 0 to 1");
         assert_eq!(refused(TopK::new(0).err().unwrap()), "top-k 0 leaves no token");
         assert_eq!(refused(Temperature::new(-1.0).err().unwrap()), "temperature -1 is not over 0");
-        assert_eq!(refused(RepetitionPenalty::new(0.0).err().unwrap()), "repetition penalty 0 is not over 0");
-        assert_eq!(refused(PresencePenalty::new(f32::INFINITY).err().unwrap()), "presence penalty inf is no number");
+        assert_eq!(refused(RepetitionPenalty::new(0.0).err().unwrap()), "repetition penalty 0 is outside 0.01 to 100");
+        let outside = |what: &str| format!("{what} is outside -100 to 100");
+        assert_eq!(refused(PresencePenalty::new(f32::INFINITY).err().unwrap()), outside("presence penalty inf"));
+        assert_eq!(refused(FrequencyPenalty::new(-100.5).err().unwrap()), outside("frequency penalty -100.5"));
+        assert_eq!(refused(FrequencyPenalty::new(f32::NAN).err().unwrap()), outside("frequency penalty NaN"));
     }
 }

@@ -11,12 +11,13 @@ pub struct RepetitionPenalty(f32);
 
 impl RepetitionPenalty {
     /// # Errors
-    /// A penalty that is not a number over 0.
+    /// A penalty that is not over 0, or so far from 1 that scores could become infinite.
     pub fn new(penalty: f32) -> Result<Self> {
-        if penalty > 0.0 && penalty.is_finite() {
+        if (1.0 / MOST..=MOST).contains(&penalty) {
             return Ok(Self(penalty));
         }
-        Err(Error::request(format!("repetition penalty {penalty} is not over 0"))
+        let least = 1.0 / MOST;
+        Err(Error::request(format!("repetition penalty {penalty} is outside {least} to {MOST}"))
             .with_help("1.1 is usual; 1 changes nothing"))
     }
 }
@@ -32,11 +33,15 @@ impl LogitFilter for RepetitionPenalty {
     }
 }
 
-fn number(what: &str, value: f32) -> Result<f32> {
-    if value.is_finite() {
+/// Scores are some tens: a larger penalty does not do more, and one near the largest float would make them infinite.
+const MOST: f32 = 100.0;
+
+fn within(what: &str, value: f32) -> Result<f32> {
+    if value.abs() <= MOST {
         return Ok(value);
     }
-    Err(Error::request(format!("{what} penalty {value} is no number")).with_help("0 to 2 are usual; 0 changes nothing"))
+    Err(Error::request(format!("{what} penalty {value} is outside -{MOST} to {MOST}"))
+        .with_help("0 to 2 are usual; 0 changes nothing"))
 }
 
 /// Lowers the logits of tokens that occur in the answer by the penalty, once, as in OpenAI's interface: `l_i -= penalty`
@@ -46,9 +51,9 @@ pub struct PresencePenalty(f32);
 
 impl PresencePenalty {
     /// # Errors
-    /// The penalty is no number.
+    /// The penalty is outside -100 to 100.
     pub fn new(penalty: f32) -> Result<Self> {
-        number("presence", penalty).map(Self)
+        within("presence", penalty).map(Self)
     }
 }
 
@@ -69,9 +74,9 @@ pub struct FrequencyPenalty(f32);
 
 impl FrequencyPenalty {
     /// # Errors
-    /// The penalty is no number.
+    /// The penalty is outside -100 to 100.
     pub fn new(penalty: f32) -> Result<Self> {
-        number("frequency", penalty).map(Self)
+        within("frequency", penalty).map(Self)
     }
 }
 
