@@ -97,6 +97,23 @@ fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     s.fma(two, sigmoid(s, s.mul(two, x)), s.splat(-1.0))
 }
 
+/// The gates i, f, g and o after their activations; `raw` is where those of a row begin, `n` elements each.
+///
+/// # Safety
+/// `raw` is readable for `3 n + count` floats, `count <= LANES`.
+#[inline(always)]
+unsafe fn gates<S: Simd>(s: S, raw: *const f32, n: usize, count: usize) -> (S::V, S::V, S::V, S::V) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe {
+        (
+            sigmoid(s, load(s, raw, count)),
+            sigmoid(s, load(s, raw.add(n), count)),
+            tanh(s, load(s, raw.add(2 * n), count)),
+            sigmoid(s, load(s, raw.add(3 * n), count)),
+        )
+    }
+}
+
 struct Forward<'a> {
     raw: &'a [f32],
     c: &'a [f32],
@@ -113,11 +130,7 @@ impl Kernel for Forward<'_> {
             let count = (n - at).min(S::LANES);
             // SAFETY: gates and states have `n` elements each, and `at + count <= n`.
             unsafe {
-                let gate = self.raw.as_ptr().add(at);
-                let i = sigmoid(s, load(s, gate, count));
-                let f = sigmoid(s, load(s, gate.add(n), count));
-                let g = tanh(s, load(s, gate.add(2 * n), count));
-                let o = sigmoid(s, load(s, gate.add(3 * n), count));
+                let (i, f, g, o) = gates(s, self.raw.as_ptr().add(at), n, count);
                 let c = s.fma(f, load(s, self.c.as_ptr().add(at), count), s.mul(i, g));
                 let out = self.out.as_mut_ptr().add(at);
                 store(s, out, count, s.mul(o, tanh(s, c)));
@@ -147,12 +160,9 @@ impl Kernel for Backward<'_> {
             let count = (n - at).min(S::LANES);
             // SAFETY: gates and states have `n` elements each, and `at + count <= n`.
             unsafe {
-                let (gate, d_out) = (self.raw.as_ptr().add(at), self.d_out.as_ptr().add(at));
+                let d_out = self.d_out.as_ptr().add(at);
                 let before = load(s, self.c.as_ptr().add(at), count);
-                let i = sigmoid(s, load(s, gate, count));
-                let f = sigmoid(s, load(s, gate.add(n), count));
-                let g = tanh(s, load(s, gate.add(2 * n), count));
-                let o = sigmoid(s, load(s, gate.add(3 * n), count));
+                let (i, f, g, o) = gates(s, self.raw.as_ptr().add(at), n, count);
                 let t = tanh(s, s.fma(f, before, s.mul(i, g)));
                 let d_h = load(s, d_out, count);
                 // (tanh x)' = 1 - tanh^2 x, (sigmoid x)' = sigmoid x (1 - sigmoid x).

@@ -98,7 +98,7 @@ fn translations_are_made_from_packages_and_measured() {
     assert_eq!(desk.conjure(&dictionary).succeeded().stdout, table);
     assert_eq!(desk.conjure(&[&dictionary[..], &["--pairs", "en-de,de-en"]].concat()).succeeded().stdout, table);
     desk.conjure(&[&dictionary[..], &["--pairs", "en:en"]].concat())
-        .failed(2, &["--pairs en:en: a language is not translated into itself", "help: name two languages"]);
+        .failed(2, &["\"en:en\": a language is not translated into itself", "help: name two languages"]);
     // Where there is none of the usual ones, English with each other language.
     let sentences: String = (0..100).map(|n| format!("cat {n}\tkot {n}\n")).collect();
     std::fs::write(desk.path("own.tsv"), format!("en\tpl\n{sentences}")).unwrap();

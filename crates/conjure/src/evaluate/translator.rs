@@ -38,7 +38,11 @@ pub fn directions(pairs: &[String], data: &Translations) -> Result<Vec<Direction
     let read = |pair: &String| {
         // A language's code may have a hyphen itself.
         let mut cuts = pair.match_indices(['-', ':']).map(|(at, _)| (&pair[..at], &pair[at + 1..]));
-        let found = cuts.find(|(from, to)| known(from) && known(to) && from != to);
+        if cuts.clone().any(|(from, to)| from == to) {
+            return Err(Error::request(format!("\"{pair}\": a language is not translated into itself"))
+                .with_help("name two languages, such as en-de"));
+        }
+        let found = cuts.find(|(from, to)| known(from) && known(to));
         found.map(|(from, to)| (from.to_owned(), to.to_owned())).ok_or_else(|| {
             Error::request(format!("\"{pair}\" is no pair of two of the data's languages"))
                 .with_help(format!("write FROM-TO with two of {}", data.languages().join(", ")))

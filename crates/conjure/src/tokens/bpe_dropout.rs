@@ -1,6 +1,6 @@
 //! A word in other pieces each time it is read: "BPE-Dropout: Simple and Effective Subword Regularization", Provilkov et al.
-//! 2020, <https://arxiv.org/abs/1910.13267>. A model that sees `heart` as `he art` and `h ear t` as well learns what the pieces
-//! mean, and reads words that it never saw.
+//! 2020, <https://arxiv.org/abs/1910.13267>. A model that sees `heart` as `he art` and `h ear t` as well shall learn what the
+//! pieces mean, for words that it never sees.
 
 use crate::{Error, Result};
 use conjure_core::rng::Generator;
@@ -48,8 +48,7 @@ impl BpeDropout {
     }
 
     /// The tokens of the same text when each merge that could be made next is left out with probability `rate`, anew at each
-    /// step (algorithm 1 of the paper). With `rate` 0 they are `ids` again, if no shorter way to write the text was chosen for
-    /// them; tokens that no merge made stay.
+    /// step (algorithm 1 of the paper). With `rate` 0 they are those of the tokenizer; tokens that no merge made stay.
     pub fn apply(&self, ids: &[u32], rate: f64, generator: &mut dyn Generator) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(2 * ids.len());
         ids.iter().for_each(|id| self.take_apart(*id, &mut tokens));

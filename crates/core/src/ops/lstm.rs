@@ -1,5 +1,5 @@
-//! One step of a long short-term memory (Hochreiter & Schmidhuber 1997). In ordinary operations it is twenty of them, each on
-//! tensors so small that calling it costs more than its arithmetic.
+//! One step of a long short-term memory (Hochreiter & Schmidhuber 1997). In ordinary operations it is some
+//! twenty of them, on small tensors.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{DType, Error, Result, Tensor};
