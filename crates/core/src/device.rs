@@ -3,8 +3,10 @@
 use crate::{Device, Error, Result};
 use candle_core::DeviceLocation;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 /// The name of a device: `cpu`, `cuda` for the first NVIDIA GPU, `cuda:N` for GPU number N, counted from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +20,8 @@ pub enum DeviceName {
 }
 
 impl DeviceName {
-    /// Takes the device into use. Tensors of two devices that were opened apart do not meet in one operation, even where both
-    /// are the same GPU: open once, and hand on what comes back.
+    /// Takes the device into use. A GPU is opened once in a process, as tensors of two devices that were opened apart do not
+    /// meet in one operation, even where both are the same GPU.
     ///
     /// # Errors
     /// This build has no GPU support; there is no such GPU, or its driver does not answer.
@@ -32,7 +34,7 @@ impl DeviceName {
             .with_help(
                 "build it with cargo build --release --features cuda, which needs NVIDIA's CUDA toolkit, or use cpu",
             )),
-            Self::Cuda(number) => Device::new_cuda(number).map_err(|error| {
+            Self::Cuda(number) => open_cuda(number).map_err(|error| {
                 Error::request(format!("the device {self} cannot be used: {error}")).with_help(
                     "nvidia-smi lists the GPUs that there are and says whether the driver answers; cpu always works",
                 )
@@ -47,6 +49,48 @@ impl DeviceName {
             _ => Self::Cpu,
         }
     }
+}
+
+/// GPU number `number`, the same one whenever it is asked for.
+fn open_cuda(number: usize) -> candle_core::Result<Device> {
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&number) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda(number)?;
+    #[cfg(feature = "cuda")]
+    keep_freed_memory(&device)?;
+    open.insert(number, device.clone());
+    Ok(device)
+}
+
+/// Has the driver keep memory that tensors gave back for the next ones. By itself it returns all of it to the system whenever
+/// the queue of work has run empty, and every training step would ask for gigabytes anew.
+#[cfg(feature = "cuda")]
+fn keep_freed_memory(device: &Device) -> candle_core::Result<()> {
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    let stream = device.as_cuda_device()?.cuda_stream();
+    if !stream.context().has_async_alloc() {
+        return Ok(()); // No pool to keep it in.
+    }
+    let mut pool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is that of a live context, and both out and in parameters are of the types the driver's manual asks
+    // for: a pool handle, and a 64-bit number for this attribute, which is read during the call alone.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
+            .result()
+            .map_err(candle_core::Error::wrap)?;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(candle_core::Error::wrap)
+    }
+}
+
+/// Whether products of matrices in f32 on GPUs may round their factors to TF32, which keeps 10 of 23 bits of the mantissa: for
+/// the whole process, from now on. False at the start.
+pub fn round_gpu_products(round: bool) {
+    candle_core::cuda::set_gemm_reduced_precision_f32(round);
 }
 
 impl fmt::Display for DeviceName {

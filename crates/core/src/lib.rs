@@ -17,6 +17,7 @@
 
 pub mod blocks;
 pub mod config;
+mod custom_gradient;
 pub mod device;
 pub mod dropout;
 pub mod error;

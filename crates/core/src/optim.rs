@@ -1,7 +1,7 @@
 //! How parameters follow their gradients: AdamW, and the running average of weights.
 
 use crate::ops::slices::{contiguous, on_cpu_in_f32, with_slice};
-use crate::{Error, Result, Tensor, Var};
+use crate::{DType, Error, Result, Tensor, Var};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout};
 use conjure_kernels::optimizer as kernel;
 use std::collections::BTreeMap;
@@ -345,15 +345,25 @@ impl WeightAverage {
     }
 }
 
-/// Sum of the squares of all elements, independent of the number of threads.
+/// Sum of the squares of all elements of all tensors, independent of the number of threads.
 ///
 /// # Errors
 /// The device fails.
-pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if fits_kernel(x) {
-        return Ok(with_slice(x, |values| Ok(kernel::sum_of_squares(values)))?);
+pub fn sum_of_squares<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+    let mut sum = 0.0;
+    // Numbers on a GPU are fetched together: each fetch waits for all that was asked of it before.
+    let mut elsewhere = Vec::new();
+    for x in tensors {
+        if fits_kernel(x) {
+            sum += with_slice(x, |values| Ok(kernel::sum_of_squares(values)))?;
+        } else {
+            elsewhere.push(x.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?);
+        }
     }
-    Ok(x.detach().to_dtype(crate::DType::F64)?.sqr()?.sum_all()?.to_scalar()?)
+    if !elsewhere.is_empty() {
+        sum += Tensor::stack(&elsewhere, 0)?.sum_all()?.to_scalar::<f64>()?;
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]
@@ -471,7 +481,8 @@ mod tests {
     #[test]
     fn squares_are_summed() {
         let x = Tensor::new(&[[1f32, 2.0], [-3.0, 0.5]], &Device::Cpu).unwrap();
-        assert_eq!(sum_of_squares(&x).unwrap(), 14.25);
-        assert_eq!(sum_of_squares(&x.to_dtype(DType::F64).unwrap()).unwrap(), 14.25);
+        let elsewhere = x.to_dtype(DType::F64).unwrap();
+        assert_eq!(sum_of_squares([&x]).unwrap(), 14.25);
+        assert_eq!(sum_of_squares([&elsewhere, &x, &elsewhere]).unwrap(), 3.0 * 14.25);
     }
 }

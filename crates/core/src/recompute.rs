@@ -6,13 +6,12 @@
 //! same, bit for bit, at the price of a second forward pass; [`backward`] finds those of parameters inside segments too.
 //! Probes see nothing of a segment.
 
-use crate::{Error, Result, Shape, Tensor, Var};
-use candle_core::backend::BackendStorage as _;
+use crate::custom_gradient::with_gradient;
+use crate::{Result, Tensor, Var};
+use candle_core::TensorId;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Storage, TensorId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 thread_local! {
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
@@ -76,13 +75,8 @@ pub fn segment(
         // The tensor library passes over what depends on no variable, and does not know of the parameters inside.
         *first = Var::from_tensor(first)?.into_inner();
     }
-    let again = Again { compute: Box::new(compute), value: Mutex::new(Some(value)) };
-    Ok(match inputs.as_slice() {
-        [a] => a.apply_op1(again)?,
-        [a, b] => a.apply_op2(b, again)?,
-        [a, b, c] => a.apply_op3(b, c, again)?,
-        _ => return Err(Error::failure(format!("a segment has {} inputs, not one to three", inputs.len()))),
-    })
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
+    with_gradient(&inputs, value, move |arguments, gradient| backward_of(&compute, arguments, gradient))
 }
 
 /// The entry of what may be a segment, where it is not one: the same tensor, at which the gradients from inside are summed
@@ -91,186 +85,38 @@ pub(crate) fn entry(x: &Tensor) -> Result<Tensor> {
     if x.track_op() && x.is_contiguous() { Ok(x.reshape(x.shape())?) } else { Ok(x.clone()) }
 }
 
-type Compute = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
-
-/// A segment's place in the graph.
-struct Again {
-    compute: Compute,
-    /// The output, until it is in the graph.
-    value: Mutex<Option<Tensor>>,
-}
-
-impl Again {
-    fn value(&self) -> candle_core::Result<Tensor> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
-        value.ok_or_else(|| candle_core::Error::Msg("a segment was computed twice".into()).bt())
+/// Gradients of a segment by the arguments that need one.
+fn backward_of(
+    compute: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    arguments: &[&Tensor],
+    gradient: &Tensor,
+) -> candle_core::Result<Vec<Option<Tensor>>> {
+    let mut variables: Vec<Option<Var>> = Vec::with_capacity(arguments.len());
+    let mut inputs = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let input = argument.detach();
+        let variable = argument.track_op().then(|| Var::from_tensor(&input)).transpose()?;
+        inputs.push(variable.as_ref().map_or(input, |variable| variable.as_tensor().clone()));
+        variables.push(variable);
     }
-
-    fn on_cpu(&self) -> candle_core::Result<(CpuStorage, Shape)> {
-        let value = self.value()?.contiguous()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((exactly(storage, layout, value.elem_count())?, value.shape().clone())),
-            _ => candle_core::bail!("a segment's output is on another device than its input"),
-        }
+    let output = with(false, || compute(&inputs)).map_err(candle_core::Error::wrap)?;
+    let product = (output * gradient.detach())?.sum_all()?;
+    let mut store = product.backward()?;
+    let own: Vec<Option<Tensor>> =
+        variables.iter().map(|variable| variable.as_ref().and_then(|v| store.remove(v.as_tensor()))).collect();
+    for node in product.sorted_nodes() {
+        let Some(gradient) = node.is_variable().then(|| store.remove(node)).flatten() else { continue };
+        FOUND.with_borrow_mut(|found| {
+            let Some(found) = found else {
+                candle_core::bail!("gradients inside a segment are found by recompute::backward only")
+            };
+            let gradient = match found.remove(&node.id()) {
+                Some(before) => (before + gradient.detach())?,
+                None => gradient.detach(),
+            };
+            found.insert(node.id(), gradient);
+            Ok(())
+        })?;
     }
-
-    fn on_cuda(&self) -> candle_core::Result<(CudaStorage, Shape)> {
-        // A copy of its own begins at the first element of its memory.
-        let value = self.value()?.copy()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
-            _ => candle_core::bail!("a segment's output is on another device than its input"),
-        }
-    }
-
-    /// Gradients by the arguments that need one.
-    fn backward<const N: usize>(
-        &self,
-        arguments: [&Tensor; N],
-        gradient: &Tensor,
-    ) -> candle_core::Result<[Option<Tensor>; N]> {
-        let mut variables = [const { None }; N];
-        let mut inputs = Vec::with_capacity(N);
-        for (variable, argument) in variables.iter_mut().zip(arguments) {
-            let input = argument.detach();
-            inputs.push(if argument.track_op() {
-                variable.insert(Var::from_tensor(&input)?).as_tensor().clone()
-            } else {
-                input
-            });
-        }
-        let output = with(false, || (self.compute)(&inputs)).map_err(candle_core::Error::wrap)?;
-        let product = (output * gradient.detach())?.sum_all()?;
-        let mut store = product.backward()?;
-        let own = variables.each_ref().map(|variable| variable.as_ref().and_then(|v| store.remove(v.as_tensor())));
-        for node in product.sorted_nodes() {
-            let Some(gradient) = node.is_variable().then(|| store.remove(node)).flatten() else { continue };
-            FOUND.with_borrow_mut(|found| {
-                let Some(found) = found else {
-                    candle_core::bail!("gradients inside a segment are found by recompute::backward only")
-                };
-                let gradient = match found.remove(&node.id()) {
-                    Some(before) => (before + gradient.detach())?,
-                    None => gradient.detach(),
-                };
-                found.insert(node.id(), gradient);
-                Ok(())
-            })?;
-        }
-        Ok(own.map(|gradient| gradient.map(|gradient| gradient.detach())))
-    }
-}
-
-/// The numbers of a contiguous tensor in memory of their own.
-fn exactly(storage: &CpuStorage, layout: &Layout, count: usize) -> candle_core::Result<CpuStorage> {
-    let start = layout.start_offset();
-    Ok(match storage {
-        CpuStorage::F32(data) => CpuStorage::F32(data[start..start + count].to_vec()),
-        CpuStorage::F64(data) => CpuStorage::F64(data[start..start + count].to_vec()),
-        CpuStorage::F16(data) => CpuStorage::F16(data[start..start + count].to_vec()),
-        CpuStorage::BF16(data) => CpuStorage::BF16(data[start..start + count].to_vec()),
-        _ => candle_core::bail!("a segment's output is of a type without gradients"),
-    })
-}
-
-const NAME: &str = "recompute";
-
-impl CustomOp1 for Again {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-
-    fn bwd(&self, a: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let [a] = self.backward([a], gradient)?;
-        Ok(a)
-    }
-}
-
-impl CustomOp2 for Again {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let [a, b] = self.backward([a, b], gradient)?;
-        Ok((a, b))
-    }
-}
-
-impl CustomOp3 for Again {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, c] = self.backward([a, b, c], gradient)?;
-        Ok((a, b, c))
-    }
+    Ok(own.into_iter().map(|gradient| gradient.map(|gradient| gradient.detach())).collect())
 }

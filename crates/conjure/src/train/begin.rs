@@ -4,12 +4,12 @@ use super::folder::RunFolder;
 use super::metrics::{Metrics, Stretch};
 use super::objective::Objective;
 use super::order::Order;
-use super::recipe::Recipe;
+use super::recipe::{Precision, Recipe};
 use super::run::Training;
 use super::state::{Record, Saved, Trainee};
 use crate::image_file::write_atomically;
 use crate::{DeviceName, Error, Result};
-use conjure_core::Shares;
+use conjure_core::{Shares, device};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -121,6 +121,7 @@ impl Training {
         let metrics = Metrics::new(folder.metrics());
         // On a GPU the threads' queues of work know nothing of each other: one thread gives all of it.
         let parallel = if recipe.device == DeviceName::Cpu { recipe.parallel } else { 1 };
+        device::round_gpu_products(recipe.precision == Precision::Bf16);
         let shares = Shares::new(parallel).map_err(|e| Error::failure(format!("cannot start threads: {e}")))?;
         Ok(Self { recipe, folder, objective, trainees, order, shares, record, metrics, seconds: 0.0 })
     }

@@ -70,7 +70,7 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// Factors rounded to bf16, sums in f32.
+    /// Factors rounded to bf16, on a GPU to TF32; sums in f32.
     Bf16,
 }
 

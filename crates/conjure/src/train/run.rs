@@ -184,7 +184,7 @@ impl Training {
         let parts = self.recipe.accumulate as f64;
         let mut norms = Vec::new();
         for gradients in &gradients {
-            norms.push(gradients.values().map(sum_of_squares).sum::<Result<f64>>()?.sqrt() / parts);
+            norms.push(sum_of_squares(gradients.values())?.sqrt() / parts);
         }
         self.look_for_failure(&losses, &norms, &examples)?;
 
@@ -268,11 +268,12 @@ impl Training {
                     let networks = self.trainees.len();
                     return Err(Error::failure(format!("a loss is for network {place}, but there are {networks}")));
                 };
-                let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
                 let mut store = match last.take() {
                     Some((id, store)) if id == loss.id() => store,
                     _ => recompute::backward(&loss)?,
                 };
+                // Read after the backward pass was begun: a GPU would wait for it.
+                let value = f64::from(loss.detach().to_dtype(DType::F32)?.to_scalar::<f32>()?);
                 let gradients = trainee.network.variables.iter().filter_map(|(name, variable)| {
                     // Detached, or it would keep everything alive that it was computed from.
                     Some((name.clone(), store.remove(variable.as_tensor())?.detach()))

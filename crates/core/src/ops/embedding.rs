@@ -1,5 +1,6 @@
 //! Table look-up.
 
+use super::patches;
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
@@ -13,6 +14,9 @@ use conjure_kernels::fresh::zeros;
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (vocabulary, features) = table.dims2()?;
     if !on_cpu_in_f32(&[table]) || ids.dtype() != DType::U32 || !ids.device().is_cpu() {
+        if patches::can_look_up(ids, table) {
+            return patches::embedding(ids, table);
+        }
         return plain::embedding(ids, table);
     }
     let mut shape = ids.dims().to_vec();

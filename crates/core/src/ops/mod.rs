@@ -14,6 +14,7 @@ mod group_norm;
 mod lstm;
 mod matmul;
 mod norm;
+mod patches;
 mod quantized;
 mod repeated_linear;
 mod residual;

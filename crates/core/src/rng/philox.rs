@@ -1,6 +1,10 @@
 //! Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 use super::Generator;
+use rayon::prelude::*;
+
+/// Blocks that a thread takes at once.
+const BLOCKS: usize = 4096;
 
 /// A counter-based generator: block `i` of stream `s` under key `seed` is a pure function of the three.
 #[derive(Clone, Debug)]
@@ -47,21 +51,31 @@ impl Generator for Philox {
     }
 
     fn normal(&mut self, n: usize) -> Vec<f32> {
-        let mut out = Vec::with_capacity(n + 3);
-        while out.len() < n {
-            let block = self.next();
-            for pair in [[block[0], block[1]], [block[2], block[3]]] {
-                // Box-Muller; the half step keeps the logarithm's argument off zero.
-                let u = (f64::from(pair[0]) + 0.5) / 4_294_967_296.0;
-                let v = f64::from(pair[1]) / 4_294_967_296.0;
-                let (sin, cos) = (2.0 * std::f64::consts::PI * v).sin_cos();
-                let radius = (-2.0 * u.ln()).sqrt();
-                out.extend([(radius * cos) as f32, (radius * sin) as f32]);
+        let mut out = vec![0.0; n];
+        let (key, stream, first) = (self.key, self.stream, self.block);
+        // Each block depends on its number alone, so threads can share them.
+        out.par_chunks_mut(4 * BLOCKS).enumerate().for_each(|(part, numbers)| {
+            for (place, four) in numbers.chunks_mut(4).enumerate() {
+                let block = Self::block(key, stream, first + (part * BLOCKS + place) as u64);
+                four.copy_from_slice(&normals(block)[..four.len()]);
             }
-        }
-        out.truncate(n);
+        });
+        self.block += n.div_ceil(4) as u64;
         out
     }
+}
+
+/// Four normal numbers of a block's bits (Box & Muller 1958); the half step keeps the logarithm's argument off zero.
+fn normals(block: [u32; 4]) -> [f32; 4] {
+    let pair = |bits: [u32; 2]| {
+        let u = (f64::from(bits[0]) + 0.5) / 4_294_967_296.0;
+        let v = f64::from(bits[1]) / 4_294_967_296.0;
+        let (sin, cos) = (2.0 * std::f64::consts::PI * v).sin_cos();
+        let radius = (-2.0 * u.ln()).sqrt();
+        [(radius * cos) as f32, (radius * sin) as f32]
+    };
+    let ([a, b], [c, d]) = (pair([block[0], block[1]]), pair([block[2], block[3]]));
+    [a, b, c, d]
 }
 
 #[cfg(test)]

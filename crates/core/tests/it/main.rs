@@ -4,6 +4,8 @@ mod attend;
 mod blocks;
 mod checkpoint;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[path = "../../../../fuzz/bodies/weights.rs"]
 mod fuzz_bodies;
 mod gguf;
