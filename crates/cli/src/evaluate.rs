@@ -92,6 +92,7 @@ fn readable(outcome: &Outcome) -> String {
     let mut lines: Vec<String> = report.languages.iter().map(|(language, o)| line(language, o)).collect();
     lines.extend(report.held_out_combinations.iter().map(|o| line("held-out combinations", o)));
     lines.push(line("the real pictures", &report.real));
+    lines.push(line("through the autoencoder", &report.reconstructed));
     if let (Some(mine), Some(floor)) = (&report.kernel_distance, &report.kernel_distance_floor) {
         lines.push(format!(
             "kernel distance to held-out pictures {:.4} +- {:.4}; of real pictures {:.4} +- {:.4}",

@@ -1,13 +1,11 @@
 //! Values with a backward pass of their own (what JAX calls `custom_vjp`): computed outside the graph, on any device.
 
 use crate::{Error, Result, Shape, Tensor};
-use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Storage};
 use std::sync::{Mutex, PoisonError};
 
 /// `value`, with the gradients that `backward` computes for `inputs`, one to three, from the inputs and the gradient of
-/// `value`; nothing where an input needs none. The inputs come as they are, tracked where they are: what `backward` computes
-/// from them without [`Tensor::detach`] goes into the graph of a second derivative.
+/// `value`; nothing where an input needs none. First derivatives only.
 ///
 /// # Errors
 /// More inputs; the device refuses memory.
@@ -16,7 +14,26 @@ pub(crate) fn with_gradient(
     value: Tensor,
     backward: impl Fn(&[&Tensor], &Tensor) -> candle_core::Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    let node = Node { value: Mutex::new(Some(value.detach())), backward: Box::new(backward) };
+    // In memory of its own, which begins with its first element and ends with its last.
+    let value = value.detach().force_contiguous()?;
+    let storage = {
+        let (storage, layout) = value.storage_and_layout();
+        storage.try_clone(layout)?
+    };
+    with_gradient_of(inputs, storage, value.shape(), backward)
+}
+
+/// As [`with_gradient`], for a value that is no tensor yet: contiguous memory with its elements and no more.
+///
+/// # Errors
+/// As for [`with_gradient`]; `storage` is on another device than the inputs.
+pub(crate) fn with_gradient_of(
+    inputs: &[&Tensor],
+    storage: Storage,
+    shape: impl Into<Shape>,
+    backward: impl Fn(&[&Tensor], &Tensor) -> candle_core::Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    let node = Node { value: Mutex::new(Some((storage, shape.into()))), backward: Box::new(backward) };
     Ok(match inputs {
         [a] => a.apply_op1(node)?,
         [a, b] => a.apply_op2(b, node)?,
@@ -30,32 +47,26 @@ type Backward = Box<dyn Fn(&[&Tensor], &Tensor) -> candle_core::Result<Vec<Optio
 /// The value's place in the graph.
 struct Node {
     /// The value, until it is in the graph.
-    value: Mutex<Option<Tensor>>,
+    value: Mutex<Option<(Storage, Shape)>>,
     backward: Backward,
 }
 
 impl Node {
-    /// The value in memory of its own, which begins with its first element and ends with its last.
-    fn value(&self) -> candle_core::Result<Tensor> {
+    fn value(&self) -> candle_core::Result<(Storage, Shape)> {
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let value = value.ok_or_else(|| candle_core::Error::Msg("a value was put into the graph twice".into()).bt())?;
-        value.force_contiguous()
+        value.ok_or_else(|| candle_core::Error::Msg("a value was put into the graph twice".into()).bt())
     }
 
     fn on_cpu(&self) -> candle_core::Result<(CpuStorage, Shape)> {
-        let value = self.value()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
+        match self.value()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
             _ => candle_core::bail!("a value is on another device than the inputs it was computed from"),
         }
     }
 
     fn on_cuda(&self) -> candle_core::Result<(CudaStorage, Shape)> {
-        let value = self.value()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
+        match self.value()? {
+            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
             _ => candle_core::bail!("a value is on another device than the inputs it was computed from"),
         }
     }

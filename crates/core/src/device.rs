@@ -83,7 +83,9 @@ fn keep_freed_memory(device: &Device) -> candle_core::Result<()> {
         sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
             .result()
             .map_err(candle_core::Error::wrap)?;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(candle_core::Error::wrap)
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast())
+            .result()
+            .map_err(candle_core::Error::wrap)
     }
 }
 

@@ -17,6 +17,8 @@
 
 pub mod blocks;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod custom_gradient;
 pub mod device;
 pub mod dropout;

@@ -1,5 +1,7 @@
 //! How parameters follow their gradients: AdamW, and the running average of weights.
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::ops::slices::{contiguous, on_cpu_in_f32, with_slice};
 use crate::{DType, Error, Result, Tensor, Var};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout};
@@ -86,19 +88,23 @@ impl AdamW {
                 return Err(Error::failure(format!("the gradient of {name} has another shape than {name}")));
             }
             let decay = if slot.variable.rank() < 2 { 0.0 } else { self.config.weight_decay };
+            let hyper = kernel::AdamW {
+                lr: learning_rate,
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                eps: self.config.eps,
+                weight_decay: decay,
+                step: self.steps,
+                grad_scale: scale,
+            };
             match &mut slot.moments {
                 Moments::Host(m, v) => {
-                    let hyper = kernel::AdamW {
-                        lr: learning_rate,
-                        beta1: self.config.beta1,
-                        beta2: self.config.beta2,
-                        eps: self.config.eps,
-                        weight_decay: decay,
-                        step: self.steps,
-                        grad_scale: scale,
-                    };
                     let update = Update { hyper, moments: Mutex::new((m, v)) };
                     slot.variable.inplace_op2(&gradient.contiguous()?, &update)?;
+                }
+                #[cfg(feature = "cuda")]
+                Moments::Device(m, v) if cuda::takes(&[&slot.variable, gradient, m, v]) => {
+                    cuda::adamw(&slot.variable, gradient, m, v, hyper.factors())?;
                 }
                 Moments::Device(m, v) => {
                     let hyper =
@@ -125,7 +131,7 @@ impl AdamW {
                         |values: &[f32]| Tensor::from_slice(values, slot.variable.shape(), slot.variable.device());
                     (tensor(m)?, tensor(v)?)
                 }
-                Moments::Device(m, v) => (m.clone(), v.clone()),
+                Moments::Device(m, v) => (m.copy()?, v.copy()?),
             };
             state.insert(format!("m.{name}"), m);
             state.insert(format!("v.{name}"), v);
@@ -283,6 +289,10 @@ impl WeightAverage {
                 Averaged::Host(average) => {
                     variable.inplace_op1(&Follow { decay: decay as f32, average: Mutex::new(average) })?;
                 }
+                #[cfg(feature = "cuda")]
+                Averaged::Device(average) if cuda::takes(&[variable, average]) => {
+                    cuda::ema(average, variable, decay)?;
+                }
                 Averaged::Device(average) => {
                     *average = ((&*average * decay)? + (variable.as_detached_tensor() * (1.0 - decay))?)?;
                 }
@@ -299,7 +309,7 @@ impl WeightAverage {
         let tensor = |(variable, averaged): &(Var, Averaged)| -> Result<Tensor> {
             Ok(match averaged {
                 Averaged::Host(average) => Tensor::from_slice(average, variable.shape(), variable.device())?,
-                Averaged::Device(average) => average.clone(),
+                Averaged::Device(average) => average.copy()?,
             })
         };
         self.slots.iter().map(|(name, slot)| Ok((name.clone(), tensor(slot)?))).collect()
@@ -356,9 +366,14 @@ pub fn sum_of_squares<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Resu
     for x in tensors {
         if fits_kernel(x) {
             sum += with_slice(x, |values| Ok(kernel::sum_of_squares(values)))?;
-        } else {
-            elsewhere.push(x.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?);
+            continue;
         }
+        #[cfg(feature = "cuda")]
+        if cuda::takes(&[x]) {
+            elsewhere.push(cuda::sum_of_squares(x)?.to_dtype(DType::F64)?);
+            continue;
+        }
+        elsewhere.push(x.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?);
     }
     if !elsewhere.is_empty() {
         sum += Tensor::stack(&elsewhere, 0)?.sum_all()?.to_scalar::<f64>()?;

@@ -27,6 +27,18 @@ pub struct AdamW {
     pub grad_scale: f64,
 }
 
+impl AdamW {
+    /// The factors of the formulas, for kernels elsewhere: `(keep, scale, beta1, beta2, new1, new2, eps, rate, root)`, with which
+    /// `g = scale gradient`, `m = beta1 m + new1 g`, `v = beta2 v + new2 g^2`, `p = keep p + rate m / (sqrt(v) root + eps)`.
+    ///
+    /// # Panics
+    /// The step is 0.
+    pub fn factors(&self) -> [f32; 9] {
+        let Factors { keep, grad_scale, beta1, beta2, new1, new2, eps, rate, root } = Factors::new(self);
+        [keep, grad_scale, beta1, beta2, new1, new2, eps, rate, root]
+    }
+}
+
 /// [`AdamW`] as factors of its formulas.
 #[derive(Clone, Copy)]
 struct Factors {

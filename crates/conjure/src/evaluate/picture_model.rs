@@ -91,6 +91,8 @@ pub struct Report {
     pub held_out_combinations: Option<Obedience>,
     /// The same judge on the real pictures of the English prompts: what no model can exceed.
     pub real: Obedience,
+    /// On those pictures as they come out of the model's autoencoder: what no better U-Net can exceed.
+    pub reconstructed: Obedience,
     /// Kernel inception distance of the English samples to held-out pictures, in the judge's features.
     pub kernel_distance: Option<KernelDistance>,
     /// The same of as many training pictures: what a perfect model would have.
@@ -211,6 +213,9 @@ pub fn picture_model(
         judge.look(&all, TOP)
     };
     let real_opinions = look(&real)?;
+    let reconstructed: Vec<Picture> =
+        real.iter().map(|&i| pipeline.reconstruct(&pictures.picture(i)?)).collect::<Result<_>>()?;
+    let reconstructed = obedience(&verdicts_on(tasks, &judge.look(&reconstructed, TOP)?));
     let held_out = [pictures.split(Split::HeldOutConcept), pictures.split(Split::HeldOutCombination)].concat();
     let features = |opinions: &[Opinion]| opinions.iter().map(|o| o.features.clone()).collect::<Vec<_>>();
     let held_out_features = features(&look(&held_out)?);
@@ -246,6 +251,7 @@ pub fn picture_model(
             languages,
             held_out_combinations,
             real: obedience(&verdicts_on(tasks, &real_opinions)),
+            reconstructed,
             kernel_distance: distance(&opinions)?,
             kernel_distance_floor: distance(&real_opinions)?,
             memorisation: memorisation(&mine),

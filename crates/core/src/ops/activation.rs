@@ -1,6 +1,8 @@
 //! Activation functions. Shapes are unchanged, but for gated ones.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::activation::{self as kernel, Activation};
@@ -8,11 +10,19 @@ use conjure_kernels::fresh::zeros;
 
 /// `x * sigmoid(x)` (SiLU, also Swish).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x]) {
+        return cuda::activate(x, cuda::Activation::Silu);
+    }
     if on_cpu_in_f32(&[x]) { apply(x, Activation::Silu) } else { plain::silu(x) }
 }
 
 /// Exact GELU, `x * Phi(x)` (Hendrycks & Gimpel 2016).
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x]) {
+        return cuda::activate(x, cuda::Activation::Gelu);
+    }
     if on_cpu_in_f32(&[x]) { apply(x, Activation::Gelu) } else { plain::gelu(x) }
 }
 
@@ -23,6 +33,10 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 
 /// `x * sigmoid(1.702 x)`, as CLIP ViT-L/14 uses it.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x]) {
+        return cuda::activate(x, cuda::Activation::QuickGelu);
+    }
     if on_cpu_in_f32(&[x]) { apply(x, Activation::QuickGelu) } else { plain::quick_gelu(x) }
 }
 
@@ -39,6 +53,10 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let features = x.dim(D::Minus1)?;
     if !features.is_multiple_of(2) {
         return Err(Error::request(format!("geglu: {features} features cannot be halved into values and gates")));
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x]) {
+        return cuda::geglu(x);
     }
     if !on_cpu_in_f32(&[x]) {
         return plain::geglu(x);

@@ -3,6 +3,8 @@
 
 use super::eight_bits::{from_eight_bits, row_features};
 use super::slices::{from_first, on_cpu_in_f32, with_storage};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
 use conjure_kernels::attention::{self as kernel, Gradients, Mask, Problem, RowStatistics, Rows, Strided, View};
@@ -60,6 +62,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec<'_>) ->
         let (q, k, v) = (with_contiguous_rows(q)?, with_contiguous_rows(k)?, with_contiguous_rows(v)?);
         let y = q.apply_op3_no_bwd(&k, &v, &operation)?; // (batch, t, heads, value_dim)
         return Ok(y.transpose(1, 2)?);
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::attends(q, k, v, &spec) {
+        return cuda::attention(q, k, v, spec);
     }
     let masked_and_squeezed = spec.mask.is_some() && spec.soft_cap.is_some();
     if masked_and_squeezed || !on_cpu_in_f32(&[q, k, v]) || spec.mask.is_some_and(|mask| !on_cpu_in_f32(&[mask])) {

@@ -5,6 +5,8 @@
 
 use super::patches;
 use super::slices::{contiguous, on_cpu_in_f32};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape};
 use conjure_kernels::conv::{self, Geometry};
@@ -55,6 +57,10 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: Conv2dSp
         return Err(Error::request(format!(
             "conv2d: kernel {kernel_h}x{kernel_w} does not fit a padded input of {padded_h}x{padded_w}"
         )));
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::convolves(x, weight, spec) && bias.is_none_or(|bias| cuda::takes(&[bias])) {
+        return cuda::conv2d(x, weight, bias, spec);
     }
     if !all_on_cpu_in_f32(x, weight, bias) {
         if patches::fits(weight, spec)? {

@@ -1,6 +1,8 @@
 //! GroupNorm (Wu & He 2018), alone and fused with the SiLU that follows it in every residual block.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
 use conjure_kernels::fresh::zeros;
@@ -12,6 +14,11 @@ use std::sync::OnceLock;
 /// # Errors
 /// The channels do not divide into the groups, or `weight` or `bias` does not fit.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x, weight, bias]) {
+        check(x, weight, bias, groups)?;
+        return cuda::group_norm(x, weight, bias, groups, eps, false);
+    }
     if !on_cpu_in_f32(&[x, weight, bias]) {
         return plain::group_norm(x, weight, bias, groups, eps);
     }
@@ -23,6 +30,11 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
 /// # Errors
 /// As for [`group_norm`].
 pub fn group_norm_silu(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x, weight, bias]) {
+        check(x, weight, bias, groups)?;
+        return cuda::group_norm(x, weight, bias, groups, eps, true);
+    }
     if !on_cpu_in_f32(&[x, weight, bias]) {
         return plain::group_norm_silu(x, weight, bias, groups, eps);
     }

@@ -1,6 +1,8 @@
 //! Matrix products.
 
 use super::slices::{contiguous, from_first, on_cpu_in_f32};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape};
 use conjure_kernels::elementwise::sum_rows;
@@ -39,6 +41,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             bias.map(|bias| bias.dims()),
             weight.dims()
         )));
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(bias) = bias.filter(|bias| cuda::takes(&[x, weight, bias])) {
+        return cuda::linear(x, weight, bias);
     }
     if !on_cpu_in_f32(&[x, weight]) || bias.is_some_and(|bias| !on_cpu_in_f32(&[bias])) {
         return plain::linear(x, weight, bias);

@@ -1,6 +1,8 @@
 //! Normalisation over the last dimension.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{D, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape};
 use conjure_kernels::fresh::zeros;
@@ -13,6 +15,10 @@ use conjure_kernels::norm::{self as kernel, Norm};
 /// `weight` or `bias` does not have as many elements as `x` has features.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, &[("weight", weight), ("bias", bias)], "layer_norm")?;
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x, weight, bias]) {
+        return cuda::layer_norm(x, weight, bias, eps);
+    }
     if !on_cpu_in_f32(&[x, weight, bias]) {
         return plain::layer_norm(x, weight, bias, eps);
     }

@@ -1,6 +1,8 @@
 //! Sums: the residual connection and what is added to channels. The tensor library adds on one thread.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape};
 use conjure_kernels::elementwise as kernel;
@@ -26,6 +28,10 @@ pub fn add_channels(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if bias.dims() != [batch, channels] {
         let (x, bias) = (x.shape(), bias.shape());
         return Err(Error::request(format!("add_channels: a bias of {bias:?} does not fit {x:?}")));
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x, bias]) {
+        return cuda::add_channels(x, bias);
     }
     if !on_cpu_in_f32(&[x, bias]) {
         return plain::add_channels(x, bias);

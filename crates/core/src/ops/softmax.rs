@@ -1,6 +1,8 @@
 //! Softmax.
 
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{D, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::fresh::zeros;
@@ -8,6 +10,10 @@ use conjure_kernels::softmax as kernel;
 
 /// Softmax over the last dimension. Shape unchanged.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&[x]) {
+        return cuda::softmax(x);
+    }
     if !on_cpu_in_f32(&[x]) {
         return plain::softmax(x);
     }

@@ -19,8 +19,7 @@ fn gpu() -> Device {
 
 /// The result, and the gradients of the sum of the result times fixed weights.
 fn run(operation: &Operation, inputs: &[Tensor], device: &Device) -> Vec<Tensor> {
-    let variables: Vec<Var> =
-        inputs.iter().map(|x| Var::from_tensor(&x.to_device(device).unwrap()).unwrap()).collect();
+    let variables: Vec<Var> = inputs.iter().map(|x| Var::from_tensor(&x.to_device(device).unwrap()).unwrap()).collect();
     let tensors: Vec<Tensor> = variables.iter().map(|x| x.as_tensor().clone()).collect();
     let y = operation(&tensors).unwrap();
     let weights = numbers(y.dims(), 1.0, 99).to_device(device).unwrap();
@@ -55,8 +54,7 @@ fn convolutions_and_products() {
         let conv = move |x: &[Tensor]| ops::conv2d(&x[0], &x[1], Some(&x[2]), spec);
         check(&format!("conv2d {spec:?}"), Box::new(conv), &inputs);
     }
-    let transposed =
-        |x: &[Tensor]| ops::conv_transpose2d(&x[0], &x[1], Some(&x[2]), Conv2dSpec::new(2, 1));
+    let transposed = |x: &[Tensor]| ops::conv_transpose2d(&x[0], &x[1], Some(&x[2]), Conv2dSpec::new(2, 1));
     let inputs = [numbers(&[2, 6, 4, 4], 1.0, 1), numbers(&[6, 5, 4, 4], 0.1, 2), numbers(&[5], 1.0, 3)];
     check("conv_transpose2d", Box::new(transposed), &inputs);
     let inputs = [numbers(&[3, 7, 64], 1.0, 1), numbers(&[48, 64], 0.1, 2), numbers(&[48], 1.0, 3)];
@@ -91,9 +89,8 @@ fn norms_and_activations() {
 fn attention_and_look_ups() {
     let heads = |t: usize, seed: u64| numbers(&[2, 4, t, 16], 1.0, seed);
     for causal in [false, true] {
-        let attend = move |x: &[Tensor]| {
-            ops::attention(&x[0], &x[1], &x[2], AttentionSpec { causal, ..AttentionSpec::new(16) })
-        };
+        let attend =
+            move |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], AttentionSpec { causal, ..AttentionSpec::new(16) });
         check(&format!("attention, causal {causal}"), Box::new(attend), &[heads(9, 1), heads(9, 2), heads(9, 3)]);
     }
     let ids = || numbers(&[3, 32], 8.0, 5).abs().unwrap().to_dtype(conjure_core::DType::U32).unwrap();

@@ -120,6 +120,17 @@ impl Pipeline {
         Ok(generation)
     }
 
+    /// What the autoencoder makes of a picture. Sides that are no multiple of what a latent stands for become the next smaller one.
+    ///
+    /// # Errors
+    /// A picture smaller than that.
+    pub fn reconstruct(&self, picture: &Picture) -> Result<Picture> {
+        let vae = self.model.vae();
+        let distribution = vae.encode(&pixels::to_tensor(picture, self.model.device())?, &mut NoProbe)?;
+        let decoded = vae.decode(&distribution.mean, &mut NoProbe)?;
+        Ok(pixels::to_pictures(&decoded.detach())?.swap_remove(0))
+    }
+
     /// Refuses a request that makes no sense to this model, and opens the network that is to make its pictures larger.
     pub(super) fn upscaler(&self, request: &ImageRequest) -> Result<Option<Upscaler>> {
         request.validate()?;

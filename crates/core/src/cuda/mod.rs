@@ -1,0 +1,11 @@
+//! Kernels for NVIDIA GPUs, forwards and backwards: what the operations of [`crate::ops`] and the optimizers do there in f32,
+//! where no product of the vendor's library does it.
+
+mod launch;
+mod operations;
+
+pub(crate) use launch::takes;
+pub(crate) use operations::{
+    Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, ema, geglu, group_norm,
+    layer_norm, linear, softmax, sum_of_squares,
+};
