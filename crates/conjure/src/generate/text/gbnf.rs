@@ -1,6 +1,8 @@
 //! GBNF, the grammars of llama.cpp, told in the Lark notation that the matcher reads.
 
+use super::grammar::MAX_NESTING;
 use conjure_core::{Error, Result};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// Whether the text is GBNF: its rules are defined by `::=`.
@@ -12,10 +14,26 @@ pub fn is_gbnf(text: &str) -> bool {
 /// small letters and digits as its number.
 ///
 /// # Errors
-/// Names the line and what is not GBNF.
+/// Names the line and what is not GBNF; rules that are missing or there twice.
 pub fn to_lark(text: &str) -> Result<String> {
-    let mut reader = Reader { rest: text.chars().collect(), at: 0, line: 1, depth: 0, out: String::new() };
+    let mut reader = Reader {
+        rest: text.chars().collect(),
+        at: 0,
+        line: 1,
+        depth: 0,
+        defined: HashMap::new(),
+        used: Vec::new(),
+        out: String::new(),
+    };
     reader.rules()?;
+    let missing = reader.used.iter().find(|(name, _)| !reader.defined.contains_key(name));
+    if let Some((name, line)) = missing {
+        return Err(Error::request(format!("the grammar's line {line}: there is no rule {name}"))
+            .with_help(format!("define it by {name} ::= ..., or put it in quotes where its letters are meant")));
+    }
+    if !reader.defined.contains_key("root") {
+        return Err(Error::request("the grammar has no rule root").with_help("it is the rule for the whole text"));
+    }
     Ok(reader.out)
 }
 
@@ -25,6 +43,10 @@ struct Reader {
     line: usize,
     /// Open parentheses.
     depth: usize,
+    /// The line of each rule.
+    defined: HashMap<String, usize>,
+    /// Names in rules, and their lines.
+    used: Vec<(String, usize)>,
     out: String,
 }
 
@@ -79,11 +101,15 @@ impl Reader {
                 return Ok(());
             }
             let name = self.name().ok_or_else(|| self.error("a rule's name is missing"))?;
+            let line = self.line;
             self.space(false);
             for expected in "::=".chars() {
                 if self.take() != Some(expected) {
                     return Err(self.error(format!("{name} is not followed by ::=")));
                 }
+            }
+            if let Some(first) = self.defined.insert(name.clone(), line) {
+                return Err(self.error(format!("the rule {name} is there already, in line {first}")));
             }
             let _ = write!(self.out, "{}: ", lark_name(&name));
             self.alternatives()?;
@@ -152,8 +178,10 @@ impl Reader {
                 self.out.push_str("/[\\s\\S]/ ");
             }
             Some('(') => {
-                if self.depth >= super::grammar::MAX_NESTING {
-                    return Err(self.error("parentheses are nested too deep"));
+                if self.depth >= MAX_NESTING {
+                    return Err(self
+                        .error(format!("parentheses are nested deeper than {MAX_NESTING}"))
+                        .with_help("give the inner parts names of their own"));
                 }
                 self.take();
                 self.depth += 1;
@@ -168,6 +196,7 @@ impl Reader {
             Some(c) => {
                 let name = self.name().ok_or_else(|| self.error(format!("{c:?} is not expected here")))?;
                 let _ = write!(self.out, "{} ", lark_name(&name));
+                self.used.push((name, self.line));
             }
             None => {}
         }
@@ -218,16 +247,23 @@ impl Reader {
                 self.out.push(' ');
             }
             Some('{') => {
-                self.out.pop();
-                loop {
-                    match self.take() {
-                        Some(c) if c.is_ascii_digit() || c == '{' || c == ',' => self.out.push(c),
-                        Some(' ') => {}
-                        Some('}') => break,
-                        _ => return Err(self.error("a number of repetitions is not closed by }")),
-                    }
+                self.take();
+                let from = self.at;
+                while self.peek().is_some_and(|c| c.is_ascii_digit() || matches!(c, ',' | ' ')) {
+                    self.take();
                 }
-                self.out.push_str("} ");
+                let range: String = self.rest[from..self.at].iter().filter(|c| **c != ' ').collect();
+                if self.take() != Some('}') {
+                    return Err(self.error("a number of repetitions is not closed by }"));
+                }
+                let (least, most) = range.split_once(',').unwrap_or((&range, &range));
+                let number = |text: &str, open| if text.is_empty() { Some(open) } else { text.parse::<i32>().ok() };
+                let fits = number(least, 0).zip(number(most, i32::MAX)).is_some_and(|(l, m)| l <= m && m > 0);
+                if !fits || range.is_empty() {
+                    return Err(self.error(format!("{{{range}}} is no number of repetitions")));
+                }
+                self.out.pop();
+                let _ = write!(self.out, "{{{range}}} ");
             }
             _ => {}
         }
@@ -306,11 +342,19 @@ mod tests {
             ("root = \"a\" ::= ", "line 1: root is not followed by ::="),
             ("root ::= !", "line 1: '!' is not expected here"),
             ("root ::= \"a\"{2", "repetitions is not closed"),
+            ("root ::= \"a\"\n\nx ::= \"b\"{3,1}", "line 3: {3,1} is no number of repetitions"),
+            ("root ::= \"a\"{}", "line 1: {} is no number of repetitions"),
+            ("root ::= \"a\"{99999999999}", "line 1: {99999999999} is no number of repetitions"),
+            ("root ::= \"a\" |\n  Other-1", "line 2: there is no rule Other-1"),
+            ("root ::= \"a\"\nx ::= root\nroot ::= \"b\"", "line 3: the rule root is there already, in line 1"),
+            ("main ::= \"a\"", "the grammar has no rule root"),
         ] {
             let error = to_lark(text).unwrap_err();
             assert!(error.to_string().contains(words), "{text}: {error}");
             assert_eq!(error.exit_code(), 2);
         }
-        assert!(to_lark(&format!("root ::= {}", "(".repeat(100_000))).is_err());
+        let nested = |depth| to_lark(&format!("root ::= {}\"a\"{}", "(".repeat(depth), ")".repeat(depth)));
+        assert!(nested(MAX_NESTING).is_ok());
+        assert!(nested(100_000).unwrap_err().to_string().ends_with("deeper than 28"));
     }
 }
