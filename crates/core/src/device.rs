@@ -15,7 +15,7 @@ pub enum DeviceName {
     /// The processor, with the kernels of `conjure-kernels`.
     #[default]
     Cpu,
-    /// An NVIDIA GPU, with the plain twins of [`crate::ops`].
+    /// An NVIDIA GPU, with kernels of its own, and the plain twins of [`crate::ops`] where it has none.
     Cuda(usize),
 }
 

@@ -1,5 +1,5 @@
-//! What a GPU computes, tested without one: the plain twins of all operations train and generate what the CPU's kernels do, and
-//! a run goes on from one to the other.
+//! Other devices, tested on a CPU: the plain twins of all operations, which are computed where there is no kernel, train and
+//! generate what the CPU's kernels do, and a run goes on from one to the other.
 
 #![allow(clippy::print_stderr, reason = "the measured distances, seen with --nocapture")]
 
@@ -11,8 +11,8 @@ use conjure_core::{DType, Device, ops};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What a GPU's path would do.
-fn as_on_a_gpu<T>(work: impl FnOnce() -> T) -> T {
+/// By the plain twins.
+fn by_twins<T>(work: impl FnOnce() -> T) -> T {
     ops::with_plain(work)
 }
 
@@ -140,14 +140,14 @@ fn twins_train_what_kernels_train() {
         let expected = state(&kernels, 3);
 
         let twins = root.join(format!("{objective} by twins"));
-        as_on_a_gpu(|| train(&recipe, &[], &twins));
+        by_twins(|| train(&recipe, &[], &twins));
         let found = distance(&expected, &state(&twins, 3));
         assert!(found < 5e-5, "{objective}: {found}");
 
         let mixed = root.join(format!("{objective} by both"));
-        as_on_a_gpu(|| train(&recipe, &["steps=1"], &mixed));
+        by_twins(|| train(&recipe, &["steps=1"], &mixed));
         go_on(&mixed, &["steps=2"]);
-        as_on_a_gpu(|| go_on(&mixed, &["steps=3"]));
+        by_twins(|| go_on(&mixed, &["steps=3"]));
         let found = distance(&expected, &state(&mixed, 3));
         assert!(found < 5e-5, "{objective} by both: {found}");
     }
@@ -180,7 +180,7 @@ fn a_text_encoder_is_trained_along_or_stays() {
 
     let twins = root.join("by twins");
     train(&recipe, &["latent_diffusion.text_rate=0.5"], &along.join("longer"));
-    as_on_a_gpu(|| train(&recipe, &["latent_diffusion.text_rate=0.5"], &twins));
+    by_twins(|| train(&recipe, &["latent_diffusion.text_rate=0.5"], &twins));
     let found = distance(&state(&along.join("longer"), 3), &state(&twins, 3));
     assert!(found < 5e-5, "{found}");
 
@@ -197,7 +197,7 @@ fn twins_are_recomputed_and_accumulated() {
     let recipe = recipe("autoencoder_kl", &data, AUTOENCODER);
     let (kernels, twins) = (root.path().join("kernels"), root.path().join("twins"));
     train(&recipe, &["accumulate=2", "batch=2"], &kernels);
-    as_on_a_gpu(|| train(&recipe, &["accumulate=2", "batch=2", "recompute=true"], &twins));
+    by_twins(|| train(&recipe, &["accumulate=2", "batch=2", "recompute=true"], &twins));
     let found = distance(&state(&kernels, 3), &state(&twins, 3));
     assert!(found < 5e-5, "{found}");
 }
@@ -225,7 +225,7 @@ fn twins_fine_tune_what_kernels_fine_tune() {
         );
         let (kernels, twins) = (root.path().join(objective), root.path().join(format!("{objective} by twins")));
         train(&recipe, &[], &kernels);
-        as_on_a_gpu(|| train(&recipe, &[], &twins));
+        by_twins(|| train(&recipe, &[], &twins));
         let found = distance(&state(&kernels, 3), &state(&twins, 3));
         assert!(found < 5e-5, "{objective}: {found}");
     }
@@ -255,7 +255,7 @@ fn twins_make_the_pictures_that_kernels_make() {
             let pipeline = Pipeline::open(&model(), None).unwrap();
             pipeline.generate(&request, &mut |_| Go::Continue).unwrap().outputs
         };
-        let (kernels, twins) = (make(), as_on_a_gpu(make));
+        let (kernels, twins) = (make(), by_twins(make));
         assert_eq!(kernels.len(), twins.len());
         for (a, b) in kernels.iter().zip(&twins) {
             let difference = Difference::between(&a.picture, &b.picture).unwrap();

@@ -6,6 +6,6 @@ mod operations;
 
 pub(crate) use launch::takes;
 pub(crate) use operations::{
-    Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, ema, geglu, group_norm,
-    layer_norm, linear, softmax, sum_of_squares,
+    Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, ema, embedding, geglu,
+    group_norm, layer_norm, linear, softmax, sum_of_squares,
 };

@@ -3,7 +3,7 @@
 use super::launch::{Number, Threads, Written, counted, launch, plain, takes};
 use crate::custom_gradient::{with_gradient, with_gradient_of};
 use crate::ops::{AttentionSpec, Conv2dSpec};
-use crate::{D, Result, Tensor};
+use crate::{D, DType, Result, Tensor};
 
 /// Parts that sums down columns are made of, at most.
 const PARTS: usize = 64;
@@ -328,6 +328,37 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: C
         Some(bias) => with_gradient_of(&[x, weight, bias], y.storage(), shape, backward),
         None => with_gradient_of(&[x, weight], y.storage(), shape, backward),
     }
+}
+
+/// Elements at most of the matrix that says which row of a table a position reads: 512 MiB in f32.
+const CHOICES: usize = 1 << 27;
+
+/// Whether [`embedding`] takes these.
+pub(crate) fn looks_up(ids: &Tensor, table: &Tensor) -> bool {
+    takes(&[table]) && ids.device().is_cuda() && ids.dtype() == DType::U32 && ids.elem_count() > 0
+}
+
+/// Rows of `table (vocabulary, features)`. The table's gradient is a product with the matrix that has a one where a position
+/// (row) reads a row of the table (column), in as many parts of the table as keep that matrix small: the tensor library would
+/// add position after position in one thread for each feature.
+pub(crate) fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    let (vocabulary, features) = table.dims2()?;
+    let shape = [ids.dims(), &[features]].concat();
+    let ids = ids.flatten_all()?;
+    let rows = plain(table)?.index_select(&ids, 0)?;
+    let rows = with_gradient(&[table], rows, move |_, dy| -> Gradients {
+        let (dy, count) = (dy.contiguous()?, ids.elem_count());
+        let part = (CHOICES / count).clamp(1, vocabulary);
+        let mut parts = Vec::with_capacity(vocabulary.div_ceil(part));
+        for first in (0..vocabulary).step_by(part) {
+            let last = vocabulary.min(first + part);
+            let candidates = Tensor::arange(first as u32, last as u32, ids.device())?;
+            let choices = ids.reshape((count, 1))?.broadcast_eq(&candidates.reshape((1, last - first))?)?;
+            parts.push(choices.to_dtype(DType::F32)?.t()?.matmul(&dy)?);
+        }
+        Ok(vec![Some(Tensor::cat(&parts, 0)?)])
+    })?;
+    Ok(rows.reshape(shape)?)
 }
 
 /// The sum of squares of each tensor's elements: one number each.

@@ -3,7 +3,6 @@
 //! Convolution, its gradient by the input and its gradient by the weight are each linear in two of (input, weight,
 //! output), and the gradients of each are the other two: so derivatives of any order run on the kernels.
 
-use super::patches;
 use super::slices::{contiguous, on_cpu_in_f32};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -63,9 +62,6 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: Conv2dSp
         return cuda::conv2d(x, weight, bias, spec);
     }
     if !all_on_cpu_in_f32(x, weight, bias) {
-        if patches::fits(weight, spec)? {
-            return patches::conv2d(x, weight, bias, spec);
-        }
         return plain::conv2d(x, weight, bias, spec);
     }
     let geometry = Geometry {

@@ -1,7 +1,8 @@
 //! Table look-up.
 
-use super::patches;
 use super::slices::{contiguous, on_cpu_in_f32, with_slice};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{DType, Error, Result, Tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
 use conjure_kernels::embedding as kernel;
@@ -13,10 +14,11 @@ use conjure_kernels::fresh::zeros;
 /// An id beyond the table.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (vocabulary, features) = table.dims2()?;
+    #[cfg(feature = "cuda")]
+    if cuda::looks_up(ids, table) {
+        return cuda::embedding(ids, table);
+    }
     if !on_cpu_in_f32(&[table]) || ids.dtype() != DType::U32 || !ids.device().is_cpu() {
-        if patches::can_look_up(ids, table) {
-            return patches::embedding(ids, table);
-        }
         return plain::embedding(ids, table);
     }
     let mut shape = ids.dims().to_vec();

@@ -1,8 +1,8 @@
 //! Differentiable operations. Each has a plain twin in ordinary tensor operations (module [`plain`] of its file): the
-//! reference in tests, and the path on a GPU or in a type other than f32. On a CPU in f32 a fused kernel of
-//! `conjure-kernels` does the work, forwards and backwards.
+//! reference in tests, and the path in a type other than f32. On a CPU in f32 a fused kernel of `conjure-kernels` does the work,
+//! forwards and backwards, on a GPU those of `cuda`, where there are any.
 //!
-//! [`with_plain`] chooses the plain twins on a CPU too: what a GPU computes can so be tested without one.
+//! [`with_plain`] chooses the plain twins on a CPU too.
 
 mod activation;
 mod attention;
@@ -14,7 +14,6 @@ mod group_norm;
 mod lstm;
 mod matmul;
 mod norm;
-mod patches;
 mod quantized;
 mod repeated_linear;
 mod residual;

@@ -9,7 +9,7 @@ thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work` with every operation, optimizer and average that begins on this thread done by its plain twin, as on a GPU.
+/// Runs `work` with every operation, optimizer and average that begins on this thread done by its plain twin.
 /// An optimizer or average that was made outside keeps what it was made with.
 pub fn with_plain<T>(work: impl FnOnce() -> T) -> T {
     /// Also restores after a panic.

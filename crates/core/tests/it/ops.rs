@@ -379,12 +379,6 @@ fn with_other_cases(check: impl Fn(Case<'_>)) {
         inputs: vec![numbers(&[11, 13], 2.0, 1)],
     });
     check(Case {
-        name: "embedding as on a GPU".to_owned(),
-        fast: &|x| ops::with_plain(|| ops::embedding(&ids, &x[0])),
-        twin: &|x| plain::embedding(&ids, &x[0]),
-        inputs: vec![numbers(&[11, 13], 2.0, 1)],
-    });
-    check(Case {
         name: "add".to_owned(),
         fast: &|x| ops::add(&x[0], &x[1]),
         twin: &|x| plain::add(&x[0], &x[1]),

@@ -95,14 +95,8 @@ fn with_convolution(x: [usize; 4], weight: [usize; 4], spec: Conv2dSpec, transpo
             });
         } else {
             look(&Case {
-                name: name.clone(),
+                name,
                 fast: &|x| ops::conv2d(&x[0], &x[1], x.get(2), spec),
-                twin: &|x| plain::conv2d(&x[0], &x[1], x.get(2), spec),
-                inputs: inputs.clone(),
-            });
-            look(&Case {
-                name: format!("{name} as on a GPU"),
-                fast: &|x| ops::with_plain(|| ops::conv2d(&x[0], &x[1], x.get(2), spec)),
                 twin: &|x| plain::conv2d(&x[0], &x[1], x.get(2), spec),
                 inputs,
             });
