@@ -21,7 +21,8 @@ pub enum DeviceName {
 
 impl DeviceName {
     /// Takes the device into use. A GPU is opened once in a process, as tensors of two devices that were opened apart do not
-    /// meet in one operation, even where both are the same GPU.
+    /// meet in one operation, even where both are the same GPU. Each thread has a queue of work of its own there, and none waits
+    /// for another: a tensor is for the thread that made it.
     ///
     /// # Errors
     /// This build has no GPU support; there is no such GPU, or its driver does not answer.

@@ -162,7 +162,9 @@ impl AdamW {
                 }
                 Moments::Device(m, v) => {
                     let device = slot.variable.device();
-                    (*m, *v) = (new_m.to_device(device)?, new_v.to_device(device)?);
+                    // Copies: steps change them in place.
+                    *m = new_m.to_device(device)?.force_contiguous()?;
+                    *v = new_v.to_device(device)?.force_contiguous()?;
                 }
             }
         }
@@ -327,7 +329,7 @@ impl WeightAverage {
             }
             *averaged = match averaged {
                 Averaged::Host(_) => Averaged::Host(tensor.flatten_all()?.to_vec1()?),
-                Averaged::Device(_) => Averaged::Device(tensor.to_device(variable.device())?),
+                Averaged::Device(_) => Averaged::Device(tensor.to_device(variable.device())?.force_contiguous()?),
             };
         }
         Ok(())

@@ -349,6 +349,7 @@ extern "C" __global__ void adamw(
 // The average follows the parameter, in place.
 extern "C" __global__ void ema(float *average, const float *parameter, unsigned n, float decay) {
     for (unsigned i = first_element(); i < n; i += all_threads()) {
-        average[i] = decay * average[i] + (1 - decay) * parameter[i];
+        // What has reached its value stays there.
+        average[i] += (1 - decay) * (parameter[i] - average[i]);
     }
 }

@@ -1,5 +1,6 @@
 //! How a kernel is called on tensors.
 
+use crate::ops::slices::wants_plain;
 use crate::{DType, Result, Tensor};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, LaunchConfig, PushKernelArg};
 use candle_core::op::BackpropOp;
@@ -11,9 +12,11 @@ const BLOCK: u32 = 256;
 /// Blocks at most where threads stride over elements: some for each of a GPU's multiprocessors.
 const BLOCKS: u32 = 4096;
 
-/// Whether the kernels can take these: f32 on a GPU, and no more elements than 31 bits count.
+/// Whether the kernels can take these: f32 on one GPU, no more elements than 31 bits count, and no plain twins wanted.
 pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|x| x.device().is_cuda() && x.dtype() == DType::F32 && counted(x.elem_count()))
+    let place = tensors.first().map(|x| x.device().location());
+    let fits = |x: &Tensor| x.dtype() == DType::F32 && counted(x.elem_count()) && Some(x.device().location()) == place;
+    !wants_plain() && tensors.iter().all(|x| x.device().is_cuda() && fits(x))
 }
 
 /// Whether there are numbers, and 31 bits count them.
@@ -89,7 +92,15 @@ pub(super) struct Written {
 
 impl Written {
     /// Uninitialised memory for `n` numbers on the device of `like`.
+    ///
+    /// # Errors
+    /// More than the kernels count, or than the device has.
     pub fn new(n: usize, like: &Tensor) -> candle_core::Result<Self> {
+        if !counted(n) {
+            candle_core::bail!(
+                "{n} numbers in one tensor are more than the kernels for GPUs take, 2^31: use smaller batches"
+            )
+        }
         let device = like.device().as_cuda_device()?.clone();
         // SAFETY: every kernel here writes all elements of what it is to write before anything reads them.
         let slice = unsafe { device.alloc::<f32>(n)? };

@@ -7,5 +7,5 @@ mod operations;
 pub(crate) use launch::takes;
 pub(crate) use operations::{
     Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, ema, embedding, geglu,
-    group_norm, layer_norm, linear, softmax, sum_of_squares,
+    group_norm, layer_norm, linear, looks_up, softmax, sum_of_squares,
 };

@@ -1,7 +1,7 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep-learning library).
 //!
 //! Convolution, its gradient by the input and its gradient by the weight are each linear in two of (input, weight,
-//! output), and the gradients of each are the other two: so derivatives of any order run on the kernels.
+//! output), and the gradients of each are the other two: so derivatives of any order run on the CPU's kernels.
 
 use super::slices::{contiguous, on_cpu_in_f32};
 #[cfg(feature = "cuda")]

@@ -11,7 +11,7 @@ use conjure_kernels::fresh::zeros;
 /// Rows of `table (vocabulary, features)` for `ids (...)` of type u32: `(..., features)`.
 ///
 /// # Errors
-/// An id beyond the table.
+/// An id beyond the table. A GPU does not check that: its ids must be known to lie in the table.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (vocabulary, features) = table.dims2()?;
     #[cfg(feature = "cuda")]

@@ -147,7 +147,7 @@ pub mod plain {
         let dims = x.dims().to_vec();
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         super::check(x, weight, bias, groups)?;
-        let grouped = x.reshape((batch, groups, x.elem_count() / (batch * groups)))?;
+        let grouped = x.reshape((batch, groups, x.elem_count() / (batch * groups).max(1)))?;
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let normalised = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((batch, channels, ()))?;

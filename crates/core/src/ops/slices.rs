@@ -23,6 +23,12 @@ pub fn with_plain<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Whether work on this thread is to be done by plain twins.
+#[cfg(feature = "cuda")]
+pub(crate) fn wants_plain() -> bool {
+    PLAIN.get()
+}
+
 /// Whether kernels can take these tensors: f32 in main memory.
 pub(crate) fn on_cpu_in_f32(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu()) && !PLAIN.get()

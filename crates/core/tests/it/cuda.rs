@@ -8,7 +8,7 @@ use conjure_core::optim::{AdamW, AdamWConfig, WeightAverage, sum_of_squares};
 use conjure_core::{Device, DeviceName, Result, Tensor, Var, recompute};
 use std::collections::BTreeMap;
 
-/// Of the largest element of a result or gradient: sums of some hundred products in f32, in another order.
+/// Of the largest element of a result or gradient: sums of up to some thousand products in f32, in another order.
 const TOLERANCE: f64 = 2e-5;
 
 type Operation = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -54,6 +54,14 @@ fn convolutions_and_products() {
         let conv = move |x: &[Tensor]| ops::conv2d(&x[0], &x[1], Some(&x[2]), spec);
         check(&format!("conv2d {spec:?}"), Box::new(conv), &inputs);
     }
+    let inputs = [numbers(&[2, 3, 9, 9], 1.0, 1), numbers(&[5, 3, 3, 3], 0.1, 2)];
+    check("conv2d without bias", Box::new(|x| ops::conv2d(&x[0], &x[1], None, Conv2dSpec::new(1, 1))), &inputs);
+    let segment = |x: &[Tensor]| {
+        recompute::with(true, || {
+            recompute::segment(&[&x[0], &x[1]], |x| ops::silu(&ops::conv2d(&x[0], &x[1], None, Conv2dSpec::new(1, 1))?))
+        })
+    };
+    check("a segment", Box::new(segment), &inputs);
     let transposed = |x: &[Tensor]| ops::conv_transpose2d(&x[0], &x[1], Some(&x[2]), Conv2dSpec::new(2, 1));
     let inputs = [numbers(&[2, 6, 4, 4], 1.0, 1), numbers(&[6, 5, 4, 4], 0.1, 2), numbers(&[5], 1.0, 3)];
     check("conv_transpose2d", Box::new(transposed), &inputs);
@@ -68,6 +76,12 @@ fn norms_and_activations() {
     let x = || numbers(&[2, 16, 6, 5], 2.0, 1);
     let channels = || [x(), numbers(&[16], 1.0, 2), numbers(&[16], 1.0, 3)];
     check("group_norm", Box::new(|x| ops::group_norm(&x[0], &x[1], &x[2], 4, 1e-5)), &channels());
+    // More channels in a group than warps in a block, and planes larger than a warp.
+    let large = [numbers(&[3, 40, 9, 11], 2.0, 1), numbers(&[40], 1.0, 2), numbers(&[40], 1.0, 3)];
+    check("group_norm of large groups", Box::new(|x| ops::group_norm(&x[0], &x[1], &x[2], 2, 1e-5)), &large);
+    let many = [numbers(&[700, 3, 40], 2.0, 1), numbers(&[40], 1.0, 2), numbers(&[40], 1.0, 3)];
+    check("layer_norm of many rows", Box::new(|x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)), &many);
+    check("more elements than threads", Box::new(|x| ops::silu(&x[0])), &[numbers(&[1025, 1100], 2.0, 1)]);
     check("group_norm_silu", Box::new(|x| ops::group_norm_silu(&x[0], &x[1], &x[2], 4, 1e-5)), &channels());
     let rows = || [numbers(&[2, 9, 40], 2.0, 1), numbers(&[40], 1.0, 2), numbers(&[40], 1.0, 3)];
     check("layer_norm", Box::new(|x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)), &rows());
@@ -93,6 +107,14 @@ fn attention_and_look_ups() {
             move |x: &[Tensor]| ops::attention(&x[0], &x[1], &x[2], AttentionSpec { causal, ..AttentionSpec::new(16) });
         check(&format!("attention, causal {causal}"), Box::new(attend), &[heads(9, 1), heads(9, 2), heads(9, 3)]);
     }
+    // Fewer queries than keys, values of another width, more keys than a warp has lanes; as views, and with frozen keys.
+    let inputs = [heads(5, 1), heads(70, 2), numbers(&[2, 4, 70, 12], 1.0, 3)];
+    let attend = |x: &[Tensor]| {
+        let (q, k, v) = (x[0].transpose(1, 2)?.contiguous()?.transpose(1, 2)?, x[1].detach(), &x[2]);
+        let spec = AttentionSpec { causal: true, ..AttentionSpec::new(16) };
+        ops::attention(&q, &(&k + (&x[1] * 0.5)?)?, v, spec)
+    };
+    check("attention of 5 to 70", Box::new(attend), &inputs);
     let ids = || numbers(&[3, 32], 8.0, 5).abs().unwrap().to_dtype(conjure_core::DType::U32).unwrap();
     let look_up = move |x: &[Tensor]| ops::embedding(&ids().to_device(x[0].device())?, &x[0]);
     check("embedding", Box::new(look_up), &[numbers(&[50, 24], 1.0, 1)]);
