@@ -287,7 +287,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        // The tag's own "{%" may be followed by no more than "}", which closes nothing.
+        let Some(length) = rest[start + 2..].find("%}").map(|length| length + 2) else { break };
         let (tag, inner) = (&rest[start..start + length], &rest[start + 2..start + length]);
         out.push_str(&rest[..start]);
         match inner.trim_matches(['-', '+']).trim() {
@@ -364,4 +365,24 @@ fn write_json(
         },
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_generation_tags;
+
+    #[test]
+    fn generation_tags_become_conditions_that_hold() {
+        for (source, read) in [
+            ("{% generation %}a{%- endgeneration -%}", "{% if true %}a{%- endif -%}"),
+            ("{% set generation = 1 %}", "{% set generation = 1 %}"),
+            ("{%%}x", "{%%}x"),
+            // A tag that is not closed, and one whose end another might take for its own.
+            ("{% generation", "{% generation"),
+            ("{%}{% generation %}", "{%}{% generation %}"),
+            ("a{%}", "a{%}"),
+        ] {
+            assert_eq!(without_generation_tags(source), read);
+        }
+    }
 }

@@ -23,7 +23,6 @@ mod adapters;
 pub mod beam;
 pub mod chat;
 pub mod event;
-mod gbnf;
 pub mod generation;
 pub mod grammar;
 pub mod language_model;

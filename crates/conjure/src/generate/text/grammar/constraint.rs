@@ -1,6 +1,7 @@
 //! Which tokens may come next, and how a text that must end is closed.
 
 use super::ending::{Endings, NoWay};
+use super::limits::{FUEL, MAX_ALTERNATIVES, MAX_PARTS};
 use super::refusal::{failure, refusal};
 use super::search::{NoEnd, allowed, ends, is_dead_end, search};
 use super::{Grammar, TokenBytes, lark};
@@ -16,10 +17,6 @@ const STACK: usize = 8 << 20;
 const STACK_OF_PART: usize = 16 << 10;
 /// Longest end in tokens. Whoever asks for a few tokens does not want thousands that no model chose.
 const MAX_END: usize = 2048;
-/// What preparing a grammar's texts and patterns may cost, in `llguidance`'s unit of some 20 nanoseconds.
-pub(super) const FUEL: u64 = 1_000_000;
-/// Most alternatives at one place of a text.
-pub(super) const MAX_ALTERNATIVES: usize = 5_000;
 /// Most alternatives at all places within the tokens that may come next.
 const MAX_STEP: usize = 100_000;
 
@@ -138,7 +135,7 @@ fn compile(grammar: &Grammar, tokens: &TokenBytes) -> Result<TokenParser> {
         Grammar::Lark(text) => lark::check(text)?,
     };
     // Larger schemas are refused.
-    let stack = STACK + STACK_OF_PART * parts.min(lark::MAX_PARTS);
+    let stack = STACK + STACK_OF_PART * parts.min(MAX_PARTS);
     let make = || {
         let top = match grammar {
             Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),

@@ -1,11 +1,7 @@
 //! What is looked at in a grammar in Lark's notation before `llguidance` reads it.
 
+use super::limits::{MAX_NESTING, MAX_PARTS};
 use conjure_core::{Error, Result};
-
-/// Deepest nesting of parentheses, which is `llguidance`'s.
-pub const MAX_NESTING: usize = 28;
-/// Most rules and parentheses: it goes through them by recursion, and each may lead to the next.
-pub const MAX_PARTS: usize = 20_000;
 
 /// How many rules and parentheses a grammar has; refuses what would be too much, and special tokens, which `llguidance`
 /// would look for in vain.

@@ -11,23 +11,25 @@
 //! | `tokens` | what are the tokens of a vocabulary in bytes? |
 //! | `ending` | what is the shortest end of a text? |
 //! | `search` | and where that is not known? |
+//! | `gbnf` | what do the grammars of llama.cpp mean? |
+//! | `limits` | how large may a grammar be? |
 //! | `lark` | what is refused before `llguidance` reads a grammar? |
 //! | `refusal` | what does `llguidance` mean when it refuses one? |
 
 mod constraint;
 mod ending;
+mod gbnf;
 mod lark;
+mod limits;
 mod refusal;
 mod search;
 mod tokens;
 
-use super::gbnf;
 use conjure_core::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
 
 pub use constraint::Constraint;
-pub(super) use lark::MAX_NESTING;
 pub use tokens::TokenBytes;
 
 /// Largest file of a schema or grammar in bytes.

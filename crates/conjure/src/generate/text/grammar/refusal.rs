@@ -1,8 +1,7 @@
 //! What `llguidance` says of a grammar, in words for its author.
 
 use super::Grammar;
-use super::constraint::{FUEL, MAX_ALTERNATIVES};
-use super::lark::MAX_NESTING;
+use super::limits::{FUEL, MAX_ALTERNATIVES, MAX_NESTING};
 use conjure_core::Error;
 
 /// A grammar that is not taken for this reason.

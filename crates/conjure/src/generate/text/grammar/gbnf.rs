@@ -1,6 +1,6 @@
 //! GBNF, the grammars of llama.cpp, told in the Lark notation that the matcher reads.
 
-use super::grammar::MAX_NESTING;
+use super::limits::MAX_NESTING;
 use conjure_core::{Error, Result};
 use std::collections::HashMap;
 use std::fmt::Write as _;
