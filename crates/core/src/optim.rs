@@ -107,8 +107,6 @@ impl AdamW {
                     cuda::adamw(&slot.variable, gradient, m, v, hyper.factors())?;
                 }
                 Moments::Device(m, v) => {
-                    let hyper =
-                        Hyper { config: self.config, weight_decay: decay, learning_rate, scale, step: self.steps };
                     let (parameter, new_m, new_v) = plain(slot.variable.as_tensor(), gradient, m, v, &hyper)?;
                     slot.variable.set(&parameter)?;
                     (*m, *v) = (new_m, new_v);
@@ -173,26 +171,22 @@ impl AdamW {
     }
 }
 
-/// What a step is made with.
-struct Hyper {
-    config: AdamWConfig,
-    weight_decay: f64,
-    learning_rate: f64,
-    scale: f64,
-    step: u64,
-}
-
 /// The plain twin of the kernel: parameter and moments after one step.
-fn plain(p: &Tensor, gradient: &Tensor, m: &Tensor, v: &Tensor, hyper: &Hyper) -> Result<(Tensor, Tensor, Tensor)> {
-    let Hyper { config, weight_decay, learning_rate, scale, step } = hyper;
-    let AdamWConfig { beta1, beta2, eps, .. } = config;
-    let gradient = (gradient.detach() * *scale)?;
+fn plain(
+    p: &Tensor,
+    gradient: &Tensor,
+    m: &Tensor,
+    v: &Tensor,
+    hyper: &kernel::AdamW,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let kernel::AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale } = hyper;
+    let gradient = (gradient.detach() * *grad_scale)?;
     let m = ((m * *beta1)? + (&gradient * (1.0 - beta1))?)?;
     let v = ((v * *beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
     let m_hat = (&m / (1.0 - beta1.powf(*step as f64)))?;
     let v_hat = (&v / (1.0 - beta2.powf(*step as f64)))?;
-    let decayed = (p.detach() * (1.0 - learning_rate * weight_decay))?;
-    Ok(((decayed - (m_hat / (v_hat.sqrt()? + *eps)?)? * *learning_rate)?, m, v))
+    let decayed = (p.detach() * (1.0 - lr * weight_decay))?;
+    Ok(((decayed - (m_hat / (v_hat.sqrt()? + *eps)?)? * *lr)?, m, v))
 }
 
 fn fits_kernel(x: &Tensor) -> bool {
@@ -402,7 +396,8 @@ mod tests {
         for step in 1..=5 {
             let gradient = random(&format!("g{step}"), n);
             adamw.step(&BTreeMap::from([("p".to_owned(), gradient.clone())]), 0.01, 0.5).unwrap();
-            let hyper = Hyper { config, weight_decay: 0.1, learning_rate: 0.01, scale: 0.5, step };
+            let AdamWConfig { beta1, beta2, eps, weight_decay } = config;
+            let hyper = kernel::AdamW { lr: 0.01, beta1, beta2, eps, weight_decay, step, grad_scale: 0.5 };
             (twin, m, v) = plain(&twin, &gradient, &m, &v, &hyper).unwrap();
         }
         let worst = (kernel.as_tensor() - &twin).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

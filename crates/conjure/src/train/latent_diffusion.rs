@@ -18,7 +18,7 @@ use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::weights::Params;
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{DType, Device, Tensor, inside};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::clip_text::ClipText;
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
@@ -191,7 +191,8 @@ impl LatentDiffusion {
 
     /// What the U-Net attends to, `(texts.len(), tokens, hidden_size)`.
     fn encode(&self, texts: &[String]) -> Result<Tensor> {
-        let ids = texts.par_iter().map(|text| self.tokenizer.encode_window(text)).collect::<Result<Vec<_>>>()?;
+        let read = || texts.par_iter().map(|text| self.tokenizer.encode_window(text)).collect::<Result<Vec<_>>>();
+        let ids = inside(read)?;
         let ids = Tensor::new(ids, &self.device)?; // (batch, tokens)
         let output = self.text_encoder.forward(&ids, &mut NoProbe)?;
         self.text_encoder.features(&output, 0, true)

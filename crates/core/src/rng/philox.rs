@@ -1,7 +1,7 @@
 //! Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 use super::Generator;
-use rayon::prelude::*;
+use conjure_kernels::threads::run_chunks;
 
 /// Blocks that a thread takes at once.
 const BLOCKS: usize = 4096;
@@ -54,7 +54,7 @@ impl Generator for Philox {
         let mut out = vec![0.0; n];
         let (key, stream, first) = (self.key, self.stream, self.block);
         // Each block depends on its number alone, so threads can share them.
-        out.par_chunks_mut(4 * BLOCKS).enumerate().for_each(|(part, numbers)| {
+        run_chunks(&mut out, 4 * BLOCKS, |part, numbers| {
             for (place, four) in numbers.chunks_mut(4).enumerate() {
                 let block = Self::block(key, stream, first + (part * BLOCKS + place) as u64);
                 four.copy_from_slice(&normals(block)[..four.len()]);
@@ -81,6 +81,15 @@ fn normals(block: [u32; 4]) -> [f32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However many threads share the work, and wherever one draw ends and the next begins.
+    #[test]
+    fn many_numbers_are_those_of_few_at_a_time() {
+        let all = Philox::new(3, 5).normal(3 * 4 * BLOCKS + 7);
+        let mut few = Philox::new(3, 5);
+        let parts: Vec<f32> = all.chunks(100).flat_map(|part| few.normal(part.len())).collect();
+        assert_eq!(all, parts);
+    }
 
     /// Random123's `kat_vectors`, philox4x32 with 10 rounds.
     #[test]
