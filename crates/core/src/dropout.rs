@@ -4,6 +4,8 @@
 //! Models say where values may be dropped, by [`apply`]; only inside [`with`] any are. So one `forward` serves training and
 //! use. Not inside [`crate::recompute`]'s segments, which must give the same when they are computed again.
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::rng::{Generator as _, Philox};
 use crate::{Result, Tensor};
 use std::cell::RefCell;
@@ -33,6 +35,10 @@ pub fn apply(x: &Tensor) -> Result<Tensor> {
     ACTIVE.with_borrow_mut(|active| {
         let Some((rate, generator)) = active else { return Ok(x.clone()) };
         let kept = (1.0 / (1.0 - *rate)) as f32;
+        #[cfg(feature = "cuda")]
+        if cuda::takes(&[x]) {
+            return cuda::dropout(x, *rate, kept, generator);
+        }
         let factor = |draw: f32| if f64::from(draw) < *rate { 0.0 } else { kept };
         let factors: Vec<f32> = generator.uniform(x.elem_count()).into_iter().map(factor).collect();
         Ok((x * Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?)?)

@@ -23,7 +23,7 @@ use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig, Mari
 use conjure_models::lstm_attention::{LstmAttention, LstmAttentionConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Draws for an example whose pair is too long, before it is left out of the batch.
@@ -93,6 +93,8 @@ pub struct Translation {
     /// Pairs of a validation.
     held_out: Vec<Pair>,
     translator: Translator,
+    /// The ids of all texts that are learned from, with the mark at their end: they are drawn again and again.
+    encodings: HashMap<String, Vec<u32>>,
     bpe_dropout: BpeDropout,
     /// The text of `tokenizer.json`.
     vocabulary: String,
@@ -137,11 +139,12 @@ impl Translation {
         let vocabulary = train_translation::train(&texts, data.languages(), settings.vocabulary)?;
         let tokenizer = Tokenizer::from_json(&vocabulary, "tokenizer.json")?;
         let bpe_dropout = BpeDropout::from_json(&vocabulary)?;
-        let mut long = 0;
-        for text in &texts {
-            // With the language's token.
-            long += usize::from(tokenizer.encode(text, true)?.len() >= settings.max_tokens);
+        let mut encodings = HashMap::with_capacity(texts.len());
+        for &text in &texts {
+            encodings.insert(text.to_owned(), tokenizer.encode(text, true)?);
         }
+        // With the language's token.
+        let long = texts.iter().filter(|&&text| encodings[text].len() >= settings.max_tokens).count();
         let mut warnings = Vec::new();
         if long > 0 {
             warnings.push(format!(
@@ -170,6 +173,7 @@ impl Translation {
             train,
             held_out,
             translator,
+            encodings,
             bpe_dropout,
             vocabulary,
             config,
@@ -200,7 +204,11 @@ impl Translation {
 
     /// Source and target ids of a pair, if it is not too long.
     fn encoded(&self, pair: &Pair) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
-        encoded(&self.translator, pair, self.settings.max_tokens)
+        let ids = |text: &str| match self.encodings.get(text) {
+            Some(ids) => Ok(ids.clone()),
+            None => self.translator.tokenizer().encode(text, true),
+        };
+        encoded(&self.translator, pair, self.settings.max_tokens, ids)
     }
 
     /// The same text in other pieces, if these are not too many.
@@ -214,12 +222,16 @@ impl Translation {
     }
 }
 
-/// Source and target ids of a pair, if it has no more tokens than `most`.
-fn encoded(translator: &Translator, pair: &Pair, most: usize) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
+/// Source and target ids of a pair, if it has no more tokens than `most`; `ids` are those of a text in either language.
+fn encoded(
+    translator: &Translator,
+    pair: &Pair,
+    most: usize,
+    ids: impl Fn(&str) -> Result<Vec<u32>>,
+) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
     let told = translator.languages().told(Some(&pair.from), Some(&pair.to))?;
-    let mut source: Vec<u32> = told.token.into_iter().collect();
-    source.extend(translator.tokenizer().encode(&pair.source, true)?);
-    let target = translator.tokenizer().encode_target(&pair.target, true)?;
+    let source: Vec<u32> = told.token.into_iter().chain(ids(&pair.source)?).collect();
+    let target = ids(&pair.target)?;
     Ok((source.len() <= most && target.len() <= most).then_some((source, target)))
 }
 
@@ -303,10 +315,11 @@ fn held_out(data: &Translations, translator: &Translator, settings: &Settings) -
     } else {
         directions.extend(languages.windows(2).flat_map(|two| [(&*two[0], &*two[1]), (&*two[1], &*two[0])]));
     }
+    let ids = |text: &str| translator.tokenizer().encode(text, true);
     let mut pairs = Vec::new();
     for (from, to) in directions {
         for pair in data.held_out(from, to) {
-            if encoded(translator, &pair, settings.max_tokens)?.is_some() {
+            if encoded(translator, &pair, settings.max_tokens, ids)?.is_some() {
                 pairs.push(pair);
             }
         }

@@ -55,6 +55,18 @@ __device__ float activation_slope(float x, int kind) {
     return s * (1 + factor * x * (1 - s));
 }
 
+// Ten rounds of Philox4x32 on the counter (block, stream): the bits of rng/philox.rs.
+__device__ uint4 philox(uint2 key, uint2 stream, unsigned long long block) {
+    uint4 c = make_uint4(unsigned(block), unsigned(block >> 32), stream.x, stream.y);
+    for (int round = 0; round < 10; round++) {
+        unsigned high0 = __umulhi(c.x, 0xD2511F53u), high1 = __umulhi(c.z, 0xCD9E8D57u);
+        c = make_uint4(high1 ^ c.y ^ key.x, c.z * 0xCD9E8D57u, high0 ^ c.w ^ key.y, c.x * 0xD2511F53u);
+        key.x += 0x9E3779B9u;
+        key.y += 0xBB67AE85u;
+    }
+    return c;
+}
+
 }  // namespace
 
 // y = activation(x): SiLU (kind 0), GELU (1), its approximation by a sigmoid (2).
@@ -79,6 +91,20 @@ extern "C" __global__ void geglu_backward(const float *x, const float *dy, float
         unsigned at = i / half * 2 * half + i % half;
         dx[at] = dy[i] * gelu(x[at + half]);
         dx[at + half] = dy[i] * x[at] * gelu_slope(x[at + half]);
+    }
+}
+
+// y = 0 where the upper 24 bits of a draw are below `dropped`, kept * x elsewhere. The draws begin with block `first` of the
+// stream; the 64-bit numbers come in halves, the lower one first.
+extern "C" __global__ void dropout(const float *x, float *y, unsigned n, unsigned dropped, float kept, unsigned key_low,
+                                   unsigned key_high, unsigned stream_low, unsigned stream_high, unsigned first_low,
+                                   unsigned first_high) {
+    uint2 key = make_uint2(key_low, key_high), stream = make_uint2(stream_low, stream_high);
+    unsigned long long first = (unsigned long long)first_high << 32 | first_low;
+    for (unsigned i = first_element(); i < (n + 3) / 4; i += all_threads()) {
+        uint4 bits = philox(key, stream, first + i);
+        unsigned draws[4] = {bits.x, bits.y, bits.z, bits.w};
+        for (unsigned k = 0; k < 4 && 4 * i + k < n; k++) y[4 * i + k] = x[4 * i + k] * (draws[k] >> 8 < dropped ? 0.0f : kept);
     }
 }
 

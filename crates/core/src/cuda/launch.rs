@@ -61,7 +61,7 @@ impl Threads {
 /// A number that a kernel takes after its tensors.
 #[derive(Clone, Copy)]
 pub(super) enum Number {
-    /// A size or a choice.
+    /// A size, a choice, or bits.
     Int(u32),
     Float(f32),
 }

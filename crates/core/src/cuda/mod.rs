@@ -6,6 +6,6 @@ mod operations;
 
 pub(crate) use launch::takes;
 pub(crate) use operations::{
-    Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, ema, embedding, geglu,
+    Activation, activate, adamw, add_channels, attends, attention, conv2d, convolves, dropout, ema, embedding, geglu,
     group_norm, layer_norm, linear, looks_up, softmax, sum_of_squares,
 };

@@ -3,6 +3,7 @@
 use super::launch::{Number, Threads, Written, counted, launch, plain, takes};
 use crate::custom_gradient::{with_gradient, with_gradient_of};
 use crate::ops::{AttentionSpec, Conv2dSpec};
+use crate::rng::Philox;
 use crate::{D, DType, Result, Tensor};
 
 /// Parts that sums down columns are made of, at most.
@@ -46,6 +47,24 @@ pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
         let mut dx = Written::new(2 * n, &x)?;
         launch("geglu_backward", Threads::Elements(n), &[&x, &dy], &mut [&mut dx], &[n.into(), half.into()])?;
         Ok(vec![Some(dx.tensor(x.shape()))])
+    })
+}
+
+/// `x` with the share `rate` of its values dropped and the others `kept` times as large; which are dropped is what
+/// [`crate::dropout`] draws from `generator` on a CPU.
+pub(crate) fn dropout(x: &Tensor, rate: f64, kept: f32, generator: &mut Philox) -> Result<Tensor> {
+    let n = x.elem_count();
+    // Of a draw, 24 bits count.
+    let dropped = (rate * f64::from(1 << 24)).ceil() as usize;
+    let [key, stream] = generator.key_and_stream();
+    let halves = [key, stream, generator.skip(n)].map(|number| [number as u32, (number >> 32) as u32].map(Number::Int));
+    let numbers = [&[n.into(), dropped.into(), Number::Float(kept)], halves.as_flattened()].concat();
+    let mut y = Written::new(n, x)?;
+    launch("dropout", Threads::Elements(n.div_ceil(4)), &[&plain(x)?], &mut [&mut y], &numbers)?;
+    with_gradient_of(&[x], y.storage(), x.shape(), move |inputs, dy| -> Gradients {
+        let mut dx = Written::new(n, dy)?;
+        launch("dropout", Threads::Elements(n.div_ceil(4)), &[&dy.contiguous()?], &mut [&mut dx], &numbers)?;
+        Ok(vec![Some(dx.tensor(inputs[0].shape()))])
     })
 }
 

@@ -1,4 +1,5 @@
-//! Every random number comes from here: seeded, drawn on the CPU, the same on every machine.
+//! Every random number comes from here: seeded, drawn on the CPU, the same on every machine. A GPU only draws what dropout leaves out,
+//! the same bits.
 //!
 //! | mode | initial noise | noise that a sampler adds later |
 //! |---|---|---|

@@ -33,35 +33,41 @@ impl Philox {
         c
     }
 
-    fn next(&mut self) -> [u32; 4] {
-        let block = Self::block(self.key, self.stream, self.block);
-        self.block += 1;
-        block
+    /// Leaves out the next `n` numbers. Returns the first block of theirs: number `i` is word `i % 4` of block `i / 4` after it.
+    pub(crate) fn skip(&mut self, n: usize) -> u64 {
+        let first = self.block;
+        self.block += n.div_ceil(4) as u64;
+        first
+    }
+
+    /// The key and the stream.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn key_and_stream(&self) -> [u64; 2] {
+        [self.key, self.stream]
+    }
+
+    /// `n` numbers, four of each block's bits.
+    fn draw(&mut self, n: usize, four_of: impl Fn([u32; 4]) -> [f32; 4] + Sync) -> Vec<f32> {
+        let mut out = vec![0.0; n];
+        let (key, stream, first) = (self.key, self.stream, self.skip(n));
+        // Each block depends on its number alone, so threads can share them.
+        run_chunks(&mut out, 4 * BLOCKS, |part, numbers| {
+            for (place, four) in numbers.chunks_mut(4).enumerate() {
+                let block = Self::block(key, stream, first + (part * BLOCKS + place) as u64);
+                four.copy_from_slice(&four_of(block)[..four.len()]);
+            }
+        });
+        out
     }
 }
 
 impl Generator for Philox {
     fn uniform(&mut self, n: usize) -> Vec<f32> {
-        let mut out = Vec::with_capacity(n + 3);
-        while out.len() < n {
-            out.extend(self.next().map(|u| (u >> 8) as f32 * (1.0 / 16_777_216.0)));
-        }
-        out.truncate(n);
-        out
+        self.draw(n, |block| block.map(|u| (u >> 8) as f32 * (1.0 / 16_777_216.0)))
     }
 
     fn normal(&mut self, n: usize) -> Vec<f32> {
-        let mut out = vec![0.0; n];
-        let (key, stream, first) = (self.key, self.stream, self.block);
-        // Each block depends on its number alone, so threads can share them.
-        run_chunks(&mut out, 4 * BLOCKS, |part, numbers| {
-            for (place, four) in numbers.chunks_mut(4).enumerate() {
-                let block = Self::block(key, stream, first + (part * BLOCKS + place) as u64);
-                four.copy_from_slice(&normals(block)[..four.len()]);
-            }
-        });
-        self.block += n.div_ceil(4) as u64;
-        out
+        self.draw(n, normals)
     }
 }
 
@@ -85,10 +91,13 @@ mod tests {
     /// However many threads share the work, and wherever one draw ends and the next begins.
     #[test]
     fn many_numbers_are_those_of_few_at_a_time() {
-        let all = Philox::new(3, 5).normal(3 * 4 * BLOCKS + 7);
-        let mut few = Philox::new(3, 5);
-        let parts: Vec<f32> = all.chunks(100).flat_map(|part| few.normal(part.len())).collect();
-        assert_eq!(all, parts);
+        let draws: [fn(&mut Philox, usize) -> Vec<f32>; 2] = [Philox::normal, Philox::uniform];
+        for draw in draws {
+            let all = draw(&mut Philox::new(3, 5), 3 * 4 * BLOCKS + 7);
+            let mut few = Philox::new(3, 5);
+            let parts: Vec<f32> = all.chunks(100).flat_map(|part| draw(&mut few, part.len())).collect();
+            assert_eq!(all, parts);
+        }
     }
 
     /// Random123's `kat_vectors`, philox4x32 with 10 rounds.

@@ -5,7 +5,7 @@
 use crate::ops::{numbers, values};
 use conjure_core::ops::{self, AttentionSpec, Conv2dSpec};
 use conjure_core::optim::{AdamW, AdamWConfig, WeightAverage, sum_of_squares};
-use conjure_core::{Device, DeviceName, Result, Tensor, Var, recompute};
+use conjure_core::{Device, DeviceName, Result, Tensor, Var, dropout, recompute, rng};
 use std::collections::BTreeMap;
 
 /// Of the largest element of a result or gradient: sums of up to some thousand products in f32, in another order.
@@ -97,6 +97,15 @@ fn norms_and_activations() {
     check("add", Box::new(|x| ops::add(&x[0], &x[1])), &[x(), numbers(&[2, 16, 6, 5], 2.0, 2)]);
     check("add_channels", Box::new(|x| ops::add_channels(&x[0], &x[1])), &[x(), numbers(&[2, 16], 2.0, 2)]);
     check("upsample", Box::new(|x| ops::upsample_nearest2d(&x[0], 12, 10)), &[x()]);
+}
+
+/// The same values are dropped, in draws one after the other.
+#[test]
+fn dropped_values() {
+    let twice = |x: &[Tensor]| {
+        dropout::with(0.3, rng::keyed(7, "dropout"), || dropout::apply(&(dropout::apply(&x[0])?.sqr()? + &x[0])?))
+    };
+    check("dropout", Box::new(twice), &[numbers(&[3, 5, 1001], 1.0, 1)]);
 }
 
 #[test]

@@ -177,10 +177,11 @@ impl SequenceModel {
         }
     }
 
-    /// Pairs whose loss is computed at once: few enough that the longest does not make all long, and for LSTMs enough that the
-    /// calls of a step are worth it.
+    /// Pairs whose loss is computed at once: few enough that the longest does not make all long, and for LSTMs and on GPUs
+    /// enough that the calls are worth it.
     fn at_once(&self) -> usize {
         match self {
+            _ if !self.device().is_cpu() => 256,
             Self::Transformer(_) => 16,
             Self::Lstm(_) => 32,
         }
