@@ -120,7 +120,7 @@ impl Autoencoder {
     /// # Errors
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
-        let settings: Settings = recipe.own()?;
+        let mut settings: Settings = recipe.own()?;
         let device = recipe.device.open()?;
         settings.model.check()?;
         let factor = settings.model.downscale();
@@ -132,7 +132,11 @@ impl Autoencoder {
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
-            Some(folder) => model_folder::load(folder, &device)?,
+            Some(folder) => {
+                let (config, params) = model_folder::open(folder, AutoencoderKlConfig::from_json, &device)?;
+                settings.model.scaling_factor = config.scaling_factor;
+                params
+            }
             None => Params::seeded(recipe.seed, DType::F32, &device),
         }
         .trainable();
@@ -190,8 +194,12 @@ impl Autoencoder {
         spread(self.pictures.split(Split::HeldOutConcept), count).copied().collect()
     }
 
-    /// One over the standard deviation of the latents of training pictures: Rombach et al. 2022, appendix G.
+    /// One over the standard deviation of the latents of training pictures: Rombach et al. 2022, appendix G. Where the encoder
+    /// stays, what it was: denoisers have learned latents of that scale.
     fn scaling_factor(&self) -> Result<f64> {
+        if self.settings.part == Part::Decoder {
+            return Ok(self.settings.model.scaling_factor);
+        }
         let train: Vec<usize> = spread(self.pictures.split(Split::Train), 512).copied().collect();
         let (mut n, mut sum, mut squares) = (0, 0.0, 0.0);
         for chunk in train.chunks(CHUNK) {
