@@ -129,24 +129,20 @@ impl Caption {
             said.push(if english && article < 0.3 { with_article(label) } else { label.clone() });
         }
         said.extend(keywords.iter().cloned());
-        let mut text = said.join(", ");
         // 2. The style.
-        let styled = !record.style.is_empty() && style < 0.7;
-        if styled {
-            let english = format!("{} style", style_word(&record.style));
-            text = match order {
-                x if x < 0.5 => format!("{text}, {}", style_phrase(&record.style, language)),
-                x if x < 0.7 => format!("{text}, {english}"),
-                x if x < 0.85 || !language.starts_with("en") => format!("{english} {text}"),
-                _ => format!("{text} in {english}"),
-            };
-        }
+        let (mut text, style) = styled(said.join(", "), record, language, [style, order]);
         // 3. Keyboards have one apostrophe, print has another.
         if quote < 0.5 {
             text = text.replace('’', "'");
         }
-        let style = styled.then(|| record.style.clone());
         Self { text, language: language.to_owned(), label: named.then(|| label.clone()), keywords, style }
+    }
+
+    /// Words that mean the picture's name, and the style as [`Caption::draw`] says it or not; `draws` are two uniform numbers.
+    pub(super) fn in_words(words: String, record: &Record, language: &str, draws: [f32; 2]) -> Self {
+        let (text, style) = styled(words, record, language, draws);
+        let label = record.labels.get(language).cloned();
+        Self { text, language: language.to_owned(), label, keywords: Vec::new(), style }
     }
 
     /// The name and the style, as in `red heart, fluent style`; without a style, the name. `None` where the picture has no
@@ -189,12 +185,28 @@ fn named(label: &str, style: Option<&str>, language: &str) -> String {
     style.map_or_else(|| label.to_owned(), |style| format!("{label}, {}", style_phrase(style, language)))
 }
 
+/// The text with the picture's style in seven of ten cases, and that style.
+fn styled(text: String, record: &Record, language: &str, [style, order]: [f32; 2]) -> (String, Option<String>) {
+    if record.style.is_empty() || style >= 0.7 {
+        return (text, None);
+    }
+    let english = format!("{} style", style_word(&record.style));
+    let text = match order {
+        x if x < 0.5 => format!("{text}, {}", style_phrase(&record.style, language)),
+        x if x < 0.7 => format!("{text}, {english}"),
+        x if x < 0.85 || !language.starts_with("en") => format!("{english} {text}"),
+        _ => format!("{text} in {english}"),
+    };
+    (text, Some(record.style.clone()))
+}
+
 fn style_phrase(style: &str, language: &str) -> String {
     let phrase = STYLE_PHRASES.iter().find(|(known, _)| *known == language).map_or("{} style", |(_, phrase)| phrase);
     phrase.replace("{}", style_word(style))
 }
 
-fn draws<const N: usize>(generator: &mut dyn Generator) -> [f32; N] {
+/// As many uniform numbers.
+pub(super) fn draws<const N: usize>(generator: &mut dyn Generator) -> [f32; N] {
     let mut values = generator.uniform(N).into_iter();
     std::array::from_fn(|_| values.next().unwrap_or(0.0))
 }
@@ -217,7 +229,7 @@ fn chosen(mut words: Vec<&String>, wanted: usize, draws: [f32; 3], mut room: usi
 
 /// With `a` or `an` before it where the name begins like a common noun in the singular; mistakes with plurals and things
 /// that are not counted are mistakes that people make too.
-fn with_article(label: &str) -> String {
+pub(super) fn with_article(label: &str) -> String {
     let common = label.starts_with(|c: char| c.is_ascii_lowercase()) && !label.ends_with('s') && !label.contains(':');
     let sounds_like_a_consonant = ["uni", "use", "uk", "eu", "one"].iter().any(|start| label.starts_with(start));
     match label.starts_with(['a', 'e', 'i', 'o', 'u']) && !sounds_like_a_consonant {

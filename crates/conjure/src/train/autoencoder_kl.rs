@@ -82,7 +82,7 @@ pub enum Part {
     /// Encoder and decoder.
     #[default]
     All,
-    /// The decoder alone: latents that were computed before stay valid.
+    /// The decoder alone: latents that were computed before stay valid, and so does their scale, which is taken from `start`.
     Decoder,
 }
 
@@ -124,6 +124,10 @@ impl Autoencoder {
         let device = recipe.device.open()?;
         settings.model.check()?;
         let factor = settings.model.downscale();
+        if settings.part == Part::Decoder && settings.start.is_none() {
+            return Err(Error::request("autoencoder_kl.part is decoder, but no encoder has been trained")
+                .with_help("set autoencoder_kl.start to the folder of an autoencoder"));
+        }
         if !recipe.data.size.is_multiple_of(factor) {
             return Err(Error::request(format!(
                 "data.size is {}, not a multiple of {factor}, by which the autoencoder scales down",
@@ -134,7 +138,16 @@ impl Autoencoder {
         let params = match &settings.start {
             Some(folder) => {
                 let (config, params) = model_folder::open(folder, AutoencoderKlConfig::from_json, &device)?;
-                settings.model.scaling_factor = config.scaling_factor;
+                if settings.part == Part::Decoder {
+                    let AutoencoderKlConfig { scaling_factor, shift_factor, latents_mean, latents_std, .. } = config;
+                    settings.model = AutoencoderKlConfig {
+                        scaling_factor,
+                        shift_factor,
+                        latents_mean,
+                        latents_std,
+                        ..settings.model
+                    };
+                }
                 params
             }
             None => Params::seeded(recipe.seed, DType::F32, &device),
@@ -195,7 +208,7 @@ impl Autoencoder {
     }
 
     /// One over the standard deviation of the latents of training pictures: Rombach et al. 2022, appendix G. Where the encoder
-    /// stays, what it was: denoisers have learned latents of that scale.
+    /// stays, it is what it was: denoisers have learned latents of that scale.
     fn scaling_factor(&self) -> Result<f64> {
         if self.settings.part == Part::Decoder {
             return Ok(self.settings.model.scaling_factor);

@@ -6,6 +6,9 @@
 //! words of a text with those at the same share of the English one's length, what follows its end with what follows that one's.
 //! An English caption is compared with itself, position by position.
 //!
+//! Captions are names and keywords; people ask for `the sun` and `ein Bild von einem Hund`. So a share of the captions can be
+//! wishes in such words ([`crate::data::asking`]), which shall be read as the name that they mean.
+//!
 //! Contrastive training with few pictures leaves hidden states that differ in a handful of directions only, and what lies near
 //! together is hard to tell apart for whoever attends to them. So the student can be asked for more than its teacher knows:
 //! by what it says from a text's end on, concept and style shall be told from all others (cross-entropy over cosines to a
@@ -15,7 +18,7 @@
 use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
-use crate::data::{Record, Split, caption::Caption, spread};
+use crate::data::{Record, Split, asking::Asking, caption::Caption, spread};
 use crate::digest::{combined, model_digest};
 use crate::evaluate::clip::{cosines, unit};
 use crate::evaluate::retrieval::recall;
@@ -23,7 +26,7 @@ use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::ClipTokenizer;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
-use conjure_core::rng::Generator as _;
+use conjure_core::rng::{Generator as _, keyed};
 use conjure_core::weights::{Init, Params};
 use conjure_core::{DType, Tensor, ops};
 use conjure_models::clip_text::ClipText;
@@ -50,13 +53,15 @@ pub struct Settings {
     pub concepts: f64,
     /// Share of captions that are English, which the student must not forget.
     pub english: f64,
+    /// Share of captions that are wishes in people's own words.
+    pub asked: f64,
     /// The other languages that it learns; empty for all that the data have.
     pub languages: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { text: PathBuf::new(), start: None, concepts: 0.0, english: 0.2, languages: Vec::new() }
+        Self { text: PathBuf::new(), start: None, concepts: 0.0, english: 0.2, asked: 0.0, languages: Vec::new() }
     }
 }
 
@@ -107,6 +112,7 @@ pub struct TextDistillation {
     networks: Vec<Network>,
     classes: Option<Classes>,
     pictures: Pictures,
+    asking: Option<Asking>,
     digest: String,
 }
 
@@ -126,8 +132,10 @@ impl TextDistillation {
     /// Settings, a model or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
-        if !(0.0..=1.0).contains(&settings.english) {
-            return Err(Error::request(format!("english is {}, not 0 to 1", settings.english)));
+        for (name, share) in [("english", settings.english), ("asked", settings.asked)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::request(format!("{name} is {share}, not 0 to 1")));
+            }
         }
         if !(0.0..=100.0).contains(&settings.concepts) {
             return Err(Error::request(format!("concepts is {}, not 0 to 100", settings.concepts)));
@@ -180,7 +188,9 @@ impl TextDistillation {
         digests.extend(parts.iter().map(String::as_str));
         let digest = combined(&digests);
         let networks = vec![network];
-        Ok(Self { settings, tokenizer, teacher, student, params, networks, classes, pictures, digest })
+        let trained = || pictures.split(Split::Train).iter().map(|&i| pictures.record(i));
+        let asking = (settings.asked > 0.0).then(|| Asking::new(trained()));
+        Ok(Self { settings, tokenizer, teacher, student, params, networks, classes, pictures, asking, digest })
     }
 
     /// Whether a language is one of those that the student learns.
@@ -212,6 +222,12 @@ impl TextDistillation {
             Some(language) if f64::from(draws[0]) >= self.settings.english => *language,
             _ => "en",
         };
+        let asking = self.asking.as_ref().filter(|_| f64::from(generator.uniform(1)[0]) < self.settings.asked);
+        if let Some(wish) = asking.and_then(|asking| asking.draw(record, language, generator))
+            && let Some(english) = wish.in_english(record)
+        {
+            return Said { style: wish.style().map(str::to_owned), text: wish.text, english };
+        }
         let mut said = Caption::draw_in(record, language, generator);
         let english = if language == "en" { Some(said.text.clone()) } else { said.in_english(record) };
         let english = english.unwrap_or_else(|| {
@@ -334,7 +350,8 @@ impl Objective for TextDistillation {
     }
 
     /// `en` and `others`: how often, among the English names of a hundred training pictures of different concepts, the one of
-    /// the same picture is nearest to the student's reading of its name; in `others` the mean over all other languages.
+    /// the same picture is nearest to the student's reading of its name; in `others` the mean over all other languages. Where
+    /// wishes are learned, also `asked`: how often it is nearest to a wish for it, over all languages.
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {
         let mut concepts = BTreeSet::new();
         let train = self.pictures.split(Split::Train);
@@ -351,16 +368,25 @@ impl Objective for TextDistillation {
         }
         let targets = self.summaries(&self.teacher, &english)?;
         let languages: BTreeSet<&String> = records.iter().flat_map(|record| record.labels.keys()).collect();
-        let mut found: BTreeMap<bool, Vec<f64>> = BTreeMap::new();
-        for language in languages.into_iter().filter(|language| *language == "en" || self.learns(language)) {
-            let (asked, texts): (Vec<usize>, Vec<String>) = named(language).into_iter().unzip();
+        let first = |texts: Vec<(usize, String)>| -> Result<f64> {
+            let (meant, texts): (Vec<usize>, Vec<String>) = texts.into_iter().unzip();
             let scores = cosines(&self.summaries(&self.student, &texts)?, &targets);
-            let [first] = recall(&scores, |text, target| asked[text] == places[target], [1]);
-            found.entry(language == "en").or_default().push(first);
+            Ok(recall(&scores, |text, target| meant[text] == places[target], [1])[0])
+        };
+        let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for language in languages.into_iter().filter(|language| *language == "en" || self.learns(language)) {
+            let name = if language == "en" { "en" } else { "others" };
+            found.entry(name).or_default().push(first(named(language))?);
+            if let Some(asking) = &self.asking {
+                let wish = |(i, record): (usize, &&Record)| {
+                    let mut generator = keyed(0, &format!("{language} {}", record.concept));
+                    Some((i, asking.draw(record, language, &mut generator)?.text))
+                };
+                found.entry("asked").or_default().push(first(records.iter().enumerate().filter_map(wish).collect())?);
+            }
         }
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let name = |english: bool| if english { "en" } else { "others" };
-        Ok(found.iter().map(|(english, values)| (name(*english).to_owned(), mean(values))).collect())
+        Ok(found.iter().map(|(name, values)| ((*name).to_owned(), mean(values))).collect())
     }
 
     /// `text_encoder/` and `tokenizer/`, in place of the teacher's.

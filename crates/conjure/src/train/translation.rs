@@ -93,7 +93,8 @@ pub struct Translation {
     /// Pairs of a validation.
     held_out: Vec<Pair>,
     translator: Translator,
-    /// The ids of all texts that are learned from, with the mark at their end: they are drawn again and again.
+    /// The ids of the texts to learn from, with the mark at their end: they are drawn again and again. What is drawn joined from
+    /// several has its own.
     encodings: HashMap<String, Vec<u32>>,
     bpe_dropout: BpeDropout,
     /// The text of `tokenizer.json`.
@@ -141,7 +142,9 @@ impl Translation {
         let bpe_dropout = BpeDropout::from_json(&vocabulary)?;
         let mut encodings = HashMap::with_capacity(texts.len());
         for &text in &texts {
-            encodings.insert(text.to_owned(), tokenizer.encode(text, true)?);
+            if !encodings.contains_key(text) {
+                encodings.insert(text.to_owned(), tokenizer.encode(text, true)?);
+            }
         }
         // With the language's token.
         let long = texts.iter().filter(|&&text| encodings[text].len() >= settings.max_tokens).count();

@@ -1,5 +1,5 @@
-//! Every random number comes from here: seeded, drawn on the CPU, the same on every machine. A GPU only draws what dropout leaves out,
-//! the same bits.
+//! Every random number comes from here: seeded, drawn on the CPU, the same on every machine. A GPU draws dropout's alone, by
+//! the same generator.
 //!
 //! | mode | initial noise | noise that a sampler adds later |
 //! |---|---|---|

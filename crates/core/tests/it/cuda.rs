@@ -106,6 +106,7 @@ fn dropped_values() {
         dropout::with(0.3, rng::keyed(7, "dropout"), || dropout::apply(&(dropout::apply(&x[0])?.sqr()? + &x[0])?))
     };
     check("dropout", Box::new(twice), &[numbers(&[3, 5, 1001], 1.0, 1)]);
+    check("dropout of more than threads", Box::new(twice), &[numbers(&[1025, 4103], 1.0, 1)]);
 }
 
 #[test]
