@@ -275,6 +275,52 @@ fn chat_templates_refuse_fail_and_end() {
     let doubled = "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}";
     let error = render(doubled, &[]).unwrap_err();
     assert!(error.to_string().contains("the chat template failed: "), "{error}");
+    // Variables that hold themselves, lists that are too deep to print, and lists that would be longer than any memory.
+    for (hostile, what) in [
+        ("{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}", "hold a namespace"),
+        ("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x | string }}", "hold a namespace"),
+        ("{% set ns = namespace() %}{% set ns.x = {'a': ns} %}{{ ns }}", "hold a namespace"),
+        ("{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}", "too deep"),
+        (
+            "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns }}",
+            "too much",
+        ),
+        ("{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "too much"),
+        ("{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x * 2 %}{% endfor %}", "too much"),
+        (
+            "{% macro f(x, n) %}{% if n > 0 %}{{ f(x + x, n - 1) }}{% else %}{{ x | length }}{% endif %}{% endmacro %}\
+             {{ f([1], 60) }}",
+            "too much",
+        ),
+        (
+            "{% for a in [[1]] recursive %}{{ loop([a + a]) if loop.depth < 60 else a | length }}{% endfor %}",
+            "too much",
+        ),
+        ("{% for i in range(90000) %}{% set x = [1] * 10000 %}{% endfor %}", "too much"),
+    ] {
+        let error = render(hostile, &["user"]).unwrap_err().to_string();
+        assert!(error.contains("the chat template failed: ") && error.contains(what), "{hostile}: {error}");
+    }
+    let deep = format!("{{% set x = 1 %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(50_000));
+    assert!(render(&deep, &["user"]).unwrap_err().to_string().contains("too deep"));
+    // What honest templates do.
+    for (template, text) in [
+        (
+            "{% set ns = namespace(a=[], n=0) %}{% for m in messages %}{% set ns.a = ns.a + [m] %}{% set ns.n = ns.n + 1 %}\
+          {% endfor %}{{ ns.a | length }} {{ ns.a[0].role }} {{ ns.n }}",
+            "2 user 2",
+        ),
+        (
+            "{% set a, b = messages[1:], messages[0]['role'] if messages else 'none' %}{{ a[0].role }} {{ b }}",
+            "system user",
+        ),
+        ("{%- set x = namespace(on=false) -%}{%- set y = x -%}{% set y.on = not x.on %}{{ x.on }}", "true"),
+        ("{% macro f(a, b=2) -%} {{ a }}{{ b }} {%- endmacro %}{{ f('x') }}{{ f('y', b=3) }}", "x2y3"),
+        ("{% set x %}a = b{% endset %}{{ x }}{% set t = 1, 2 %}{{ t }}", "a = b(1, 2)"),
+        ("{% for a in [[1], [2]] recursive %}{{ a if a is number else loop(a) }}{% endfor %}", "12"),
+    ] {
+        assert_eq!(render(template, &["user", "system"]).unwrap(), text, "{template}");
+    }
     let error = render("a\n{{ messages[0].quux.quux }}", &["user"]).unwrap_err();
     assert!(error.to_string().contains("line 2"), "{error}");
     let error = ChatTemplate::new("{% if %}", &[]).unwrap_err();
