@@ -39,7 +39,7 @@ pub struct Inspection {
     pub parameters: usize,
     /// Bytes of all weights as they are stored.
     pub stored_bytes: usize,
-    /// Bytes of memory that all weights take when loaded, as f32.
+    /// Bytes of memory that all weights take when loaded: as f32, or those of a GGUF file as they are stored.
     pub memory_bytes: usize,
     /// Why it cannot be used; empty if it can.
     pub problems: Vec<String>,
@@ -131,12 +131,18 @@ impl Inspection {
         })
     }
 
-    /// A GGUF file: whole as it is.
+    /// A GGUF file: whole as it is, if its architecture is one that can be run.
     fn language_model(path: &Path, source: &dyn TensorSource) -> Self {
         let components = vec![Component::new("weights", source, Fit::default())];
         let family = components[0].family.clone().unwrap_or_default();
         let details = weights::describe(source).details.into_iter().collect();
-        Self { path: path.to_path_buf(), family, details, ..Self::sum(components) }
+        let problems = match DecoderConfig::from_gguf(source) {
+            Ok(_) => Vec::new(),
+            Err(error) => vec![format!("{error}{}", error.help().map(|help| format!("; {help}")).unwrap_or_default())],
+        };
+        let sum = Self::sum(components);
+        let memory_bytes = sum.stored_bytes;
+        Self { path: path.to_path_buf(), family, details, problems, memory_bytes, ..sum }
     }
 
     /// A folder of transformers for text; nothing if its config says something else.
@@ -210,7 +216,8 @@ impl fmt::Display for Inspection {
             writeln!(f, "  {what:<11} {value}")?;
         }
         writeln!(f, "  size        {} stored, {} parameters", bytes(self.stored_bytes), self.parameters)?;
-        writeln!(f, "  memory      {} for the weights as f32, and the work's own", bytes(self.memory_bytes))?;
+        let form = if self.memory_bytes == self.stored_bytes { "as they are stored" } else { "as f32" };
+        writeln!(f, "  memory      {} for the weights {form}, and the work's own", bytes(self.memory_bytes))?;
         for c in &self.components {
             write!(
                 f,

@@ -1,6 +1,6 @@
 //! What can be asked of `conjure explain`.
 
-use super::MachineArgs;
+use super::{MachineArgs, token_id};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -98,7 +98,7 @@ pub struct OddsArgs {
     pub text: Option<String>,
 
     /// These token ids instead, separated by commas; nothing is added to them
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "text")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "text")]
     pub tokens: Vec<u32>,
 
     /// A folder with config.json, safetensors and a tokenizer, or a .gguf file
@@ -110,8 +110,16 @@ pub struct OddsArgs {
     pub target: Option<String>,
 
     /// The same as token ids, separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id)]
     pub target_tokens: Vec<u32>,
+
+    /// The language of TEXT, for an encoder-decoder that is told it
+    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    pub from: Option<String>,
+
+    /// The language of the target, for an encoder-decoder that is told it
+    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    pub to: Option<String>,
 
     /// How many alternatives to tell for each token
     #[arg(long, value_name = "K", default_value_t = 5, allow_negative_numbers = true)]
@@ -133,7 +141,7 @@ pub struct LensArgs {
     pub text: Option<String>,
 
     /// These token ids instead, separated by commas; nothing is added to them
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "text")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "text")]
     pub tokens: Vec<u32>,
 
     /// A folder with config.json, safetensors and a tokenizer, or a .gguf file

@@ -112,6 +112,11 @@ pub struct ReportArgs {
     pub json: bool,
 }
 
+/// One of several token ids between commas, with spaces or without.
+fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "token ids are whole numbers, for example 5,17,4".to_owned())
+}
+
 /// The library's names: what the parser takes, and what the help lists.
 fn names<const N: usize>(names: [&'static str; N]) -> PossibleValuesParser {
     PossibleValuesParser::new(names)
@@ -143,6 +148,14 @@ mod tests {
         assert_eq!(found, [("a.safetensors", 0.8), ("b.safetensors", 1.0)]);
         let error = Arguments::try_parse_from(["conjure", "image", "a cat", "--lora", ":0.8"]).unwrap_err().to_string();
         assert!(error.contains("the file's name is missing"), "{error}");
+    }
+
+    #[test]
+    fn token_ids_may_have_spaces() {
+        let ids = |list: &str| Arguments::try_parse_from(["conjure", "text", "--tokens", list]);
+        let Command::Text(text) = ids("1, 2,3 ").unwrap().command else { panic!() };
+        assert_eq!(text.tokens, [1, 2, 3]);
+        assert!(ids("1,x").unwrap_err().to_string().contains("whole numbers"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `conjure text` and `conjure chat`.
 
-use super::MachineArgs;
+use super::{MachineArgs, token_id};
 use clap::Args;
 use conjure::generate::image::LoraFile;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub struct TextArgs {
     pub prompt: Option<String>,
 
     /// Begin with these token ids instead, separated by commas; nothing is added to them
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "prompt")]
     pub tokens: Vec<u32>,
 
     /// A file with a prompt on each line, or `-` for stdin: a text for each, several at the same time

@@ -3,7 +3,7 @@
 use crate::args::AttentionArgs;
 use crate::output::check_writable;
 use crate::{language, report};
-use conjure::explain::attention::{self, Request, Selection};
+use conjure::explain::attention::{self, Kind, Request, Selection};
 use conjure::generate::image;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
@@ -60,6 +60,13 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
     for (path, text) in texts {
         write_atomically(path, |file| file.write_all(text.as_bytes()))?;
         report::result(&path.display().to_string())?;
+    }
+    let from_left = explanation.runs.iter().flat_map(|run| &run.attentions).all(|a| a.kind == Kind::Causal);
+    if args.compare.is_some() && from_left {
+        report::note(
+            "the model reads from left to right: words before the first difference look the same in both sentences; an \
+             encoder such as all-MiniLM-L6-v2 reads in both directions",
+        );
     }
     report::note(&format!(
         "weights computed again from q, k and v differ from the model's own by at most {:.1e}, weighted sums by {:.1e}",

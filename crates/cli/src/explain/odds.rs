@@ -3,7 +3,7 @@
 use super::spelt;
 use crate::args::OddsArgs;
 use crate::{image, language, output, report};
-use conjure::explain::odds::{self, TokenOdds};
+use conjure::explain::odds::{self, Target, TokenOdds};
 use conjure::generate::text::Prompt;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
@@ -26,6 +26,7 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     };
     image::set_threads(&args.machine)?;
     let path = language::model(args.model.as_deref())?;
+    let target = target.as_ref().map(|text| Target { text, from: args.from.as_deref(), to: args.to.as_deref() });
     let odds = odds::of_model(path, &text, target.as_ref(), args.top)?;
     if let Some(html) = &args.html {
         let page = odds::html(&odds, &language::name(path))?;

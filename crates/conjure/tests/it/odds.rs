@@ -1,6 +1,6 @@
 //! The odds of tokens are those of transformers' logits, which the models' fixtures hold.
 
-use conjure::explain::odds::{Odds, of_model};
+use conjure::explain::odds::{Odds, Target, of_model};
 use conjure::generate::text::{LanguageModel, Prompt, Sampling, TextRequest};
 use conjure::tokens::Tokenizer;
 use conjure_core::weights::{self, TensorSource};
@@ -89,7 +89,7 @@ fn an_encoder_decoders_odds_are_of_its_target() {
         let mask = recorded.ids("inputs.mask");
         assert!(mask.iter().all(|&there| there == 1), "{name}: the first source is not padded");
         let (source, labels) = (Prompt::Ids(recorded.ids("inputs.ids")), recorded.ids("inputs.labels"));
-        let odds = of_model(&recorded.path(), &source, Some(&Prompt::Ids(labels.clone())), 4).unwrap();
+        let odds = of_model(&recorded.path(), &source, Some(&told(&Prompt::Ids(labels.clone()))), 4).unwrap();
         assert_eq!(odds.tokens.len(), labels.len());
         for (entry, reference) in odds.tokens.iter().zip(recorded.logprobs()) {
             compare(entry, &reference);
@@ -99,7 +99,27 @@ fn an_encoder_decoders_odds_are_of_its_target() {
     }
     let decoder = Recorded::open("decoder/llama");
     let prompt = Prompt::Ids(vec![1, 2]);
-    assert!(of_model(&decoder.path(), &prompt, Some(&prompt), 4).is_err());
+    assert!(of_model(&decoder.path(), &prompt, Some(&told(&prompt)), 4).is_err());
+}
+
+/// A target for a model that is told no languages.
+fn told(text: &Prompt) -> Target<'_> {
+    Target { text, from: None, to: None }
+}
+
+/// The translator that comes with Conjure is told the language as when it translates.
+#[test]
+fn a_translator_is_told_the_targets_language() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/translator");
+    let (source, text) = (Prompt::Text("red heart".into()), Prompt::Text("rotes Herz".into()));
+    let odds = |source: &Prompt, to| of_model(&folder, source, Some(&Target { text: &text, from: None, to }), 1);
+    let german = odds(&source, Some("de")).unwrap();
+    assert_eq!(german, odds(&Prompt::Text(">>de<< red heart".into()), None).unwrap());
+    assert_ne!(german, odds(&source, Some("fr")).unwrap());
+    for to in [None, Some("tlh")] {
+        let error = odds(&source, to).unwrap_err();
+        assert!(error.help().unwrap().contains("ar, bn, cs"), "{error}");
+    }
 }
 
 /// Source and target have a tokenizer each: both texts are cut as the fixture's translator cuts them.
@@ -110,9 +130,9 @@ fn a_target_given_as_text_is_cut_by_the_targets_tokenizer() {
     let text = "the cat has a small table";
     let (cut, as_source) = (tokenizer.encode_target(text, true).unwrap(), tokenizer.encode(text, true).unwrap());
     assert_ne!(cut, as_source, "the fixture cannot tell the two tokenizers apart");
-    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&Prompt::Text(text.into())), 1).unwrap();
+    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&told(&Prompt::Text(text.into()))), 1).unwrap();
     assert_eq!(odds.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), cut);
-    let same = of_model(&folder, &Prompt::Ids(as_source), Some(&Prompt::Ids(cut)), 1).unwrap();
+    let same = of_model(&folder, &Prompt::Ids(as_source), Some(&told(&Prompt::Ids(cut))), 1).unwrap();
     assert_eq!(odds, same);
 }
 

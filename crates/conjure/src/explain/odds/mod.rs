@@ -118,12 +118,24 @@ pub(super) fn check_alternatives(alternatives: usize) -> Result<()> {
     Ok(())
 }
 
+/// What an encoder-decoder might write for a text.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The words, or their tokens.
+    pub text: &'a Prompt,
+    /// The language of what it reads, where the model is told that.
+    pub from: Option<&'a str>,
+    /// The language of the target, where the model is told that.
+    pub to: Option<&'a str>,
+}
+
 /// The odds of `text`, read by the decoder in a folder or GGUF file; or, where the folder holds an encoder-decoder, those of
 /// `target` when it reads `text`.
 ///
 /// # Errors
-/// A target for a decoder, or none for an encoder-decoder; those of [`LanguageModel::open`] and [`Odds::new`].
-pub fn of_model(path: &Path, text: &Prompt, target: Option<&Prompt>, alternatives: usize) -> Result<Odds> {
+/// A target for a decoder, or none for an encoder-decoder; a language that it does not know, or none where it is told one;
+/// those of [`LanguageModel::open`] and [`Odds::new`].
+pub fn of_model(path: &Path, text: &Prompt, target: Option<&Target>, alternatives: usize) -> Result<Odds> {
     check_alternatives(alternatives)?;
     let config = if path.is_dir() { model_folder::read_text(&path.join("config.json"))? } else { None };
     // What else is wrong with the config is told by those who read all of it.

@@ -1,8 +1,9 @@
 //! The odds of a target when an encoder-decoder reads a source.
 
-use super::{Odds, TokenOdds};
+use super::{Odds, Target, TokenOdds};
 use crate::generate::text::Prompt;
 use crate::generate::text::generation::check_ids;
+use crate::generate::translate::{Languages, SequenceModel};
 use crate::model_folder;
 use crate::tokens::Tokenizer;
 use conjure_core::probe::NoProbe;
@@ -17,7 +18,8 @@ const SCORED: usize = 64;
 /// An encoder-decoder with its tokenizer, if it has one.
 pub(super) struct Translator {
     model: EncoderDecoder,
-    tokenizer: Option<Tokenizer>,
+    /// With the languages that the model can be told.
+    tokenizer: Option<(Tokenizer, Languages)>,
 }
 
 impl Translator {
@@ -26,10 +28,15 @@ impl Translator {
         let has = |name: &str| folder.join(name).is_file();
         let tokenizer = ["tokenizer.json", "spiece.model", "source.spm"].into_iter().any(has);
         let source = weights::open(weights::locate(folder)?)?;
-        Ok(Self {
-            model: EncoderDecoder::new(&Params::load(source, DType::F32, &Device::Cpu), &config)?,
-            tokenizer: tokenizer.then(|| Tokenizer::from_folder(folder)).transpose()?,
-        })
+        let model = EncoderDecoder::new(&Params::load(source, DType::F32, &Device::Cpu), &config)?;
+        let tokenizer = tokenizer
+            .then(|| {
+                let tokenizer = Tokenizer::from_folder(folder)?;
+                let languages = Languages::read(folder, &SequenceModel::Transformer(model.clone()), &tokenizer)?;
+                Ok::<_, Error>((tokenizer, languages))
+            })
+            .transpose()?;
+        Ok(Self { model, tokenizer })
     }
 
     /// `cut` cuts a text into tokens, as one of the source or of the target language.
@@ -37,16 +44,16 @@ impl Translator {
         &self,
         prompt: &Prompt,
         vocabulary: usize,
-        cut: impl Fn(&Tokenizer, &str) -> Result<Vec<u32>>,
+        cut: impl Fn(&Tokenizer, &Languages, &str) -> Result<Vec<u32>>,
     ) -> Result<Vec<u32>> {
         let ids = match prompt {
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => {
-                let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+                let (tokenizer, languages) = self.tokenizer.as_ref().ok_or_else(|| {
                     Error::request("the model's folder has no tokenizer")
                         .with_help("give token ids with --tokens and --target-tokens")
                 })?;
-                cut(tokenizer, text)?
+                cut(tokenizer, languages, text)?
             }
         };
         if ids.is_empty() {
@@ -63,13 +70,22 @@ impl Translator {
     }
 
     /// Entry `i` is the prediction of target token `i` from the source and the target's tokens before it. A text's target
-    /// ends with the token that ends an answer.
-    pub fn odds(&self, source: &Prompt, target: &Prompt, alternatives: usize) -> Result<Odds> {
+    /// ends with the token that ends an answer. The model is told the languages as in a translation, unless the source says
+    /// itself what is to be done, as `>>de<< a cat` does.
+    pub fn odds(&self, source: &Prompt, target: &Target, alternatives: usize) -> Result<Odds> {
         let config = self.model.config();
-        let source = self.encode(source, config.source_vocabulary(), |tokenizer, text| tokenizer.encode(text, true))?;
-        let target =
-            self.encode(target, config.target_vocabulary(), |tokenizer, text| tokenizer.encode_target(text, true))?;
-        let text = |id| self.tokenizer.as_ref().and_then(|t| t.token_text(id)).unwrap_or_default();
+        let source = self.encode(source, config.source_vocabulary(), |tokenizer, languages, text| {
+            if target.to.is_none() && text.trim_start().starts_with(">>") {
+                return tokenizer.encode(text, true);
+            }
+            let told = languages.told(target.from, target.to)?;
+            let ids = tokenizer.encode(&format!("{}{text}", told.prefix), true)?;
+            Ok(told.token.into_iter().chain(ids).collect())
+        })?;
+        let target = self.encode(target.text, config.target_vocabulary(), |tokenizer, _, text| {
+            tokenizer.encode_target(text, true)
+        })?;
+        let text = |id| self.tokenizer.as_ref().and_then(|(t, _)| t.token_text(id)).unwrap_or_default();
         let row = |ids: &[u32]| -> Result<Tensor> { Ok(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?) };
         let memory = self.model.encode(&row(&source)?, None, &mut NoProbe)?; // (1, source, d_model)
         let read: Vec<u32> =

@@ -143,7 +143,8 @@ impl Languages {
     }
 
     fn task(&self, from: &str, to: &str) -> Option<&Task> {
-        self.tasks.iter().find(|task| task.from == from && task.to == to)
+        let same = |task: &&Task| task.from.eq_ignore_ascii_case(from) && task.to.eq_ignore_ascii_case(to);
+        self.tasks.iter().find(same)
     }
 
     /// The target languages that can be named, sorted; none where the model knows one pair.
@@ -186,7 +187,8 @@ impl Languages {
             return None;
         }
         let target = to.filter(|_| self.tokens.is_empty() && self.only[1].is_none());
-        target.or(from.filter(|from| !self.tokens.contains_key(*from) && self.only[0].is_none()))
+        let known = |from: &str| self.tokens.keys().any(|name| name.eq_ignore_ascii_case(from));
+        target.or(from.filter(|from| !known(from) && self.only[0].is_none()))
     }
 
     fn by_token(&self, to: Option<&str>) -> Result<Told<'_>> {
@@ -195,27 +197,31 @@ impl Languages {
             (None, Some(only)) if self.tokens.len() == 1 => only,
             _ => return Err(self.unnamed()),
         };
-        match self.tokens.get(to) {
-            Some(id) => Ok(Told { token: Some(*id), ..Told::default() }),
+        match self.tokens.iter().find(|(name, _)| name.eq_ignore_ascii_case(to)) {
+            Some((_, id)) => Ok(Told { token: Some(*id), ..Told::default() }),
             None => Err(self.unknown("target", to)),
         }
     }
 
     fn by_words(&self, from: Option<&str>, to: Option<&str>) -> Result<Told<'_>> {
         let Some(to) = to else { return if from.is_some() { Err(self.unnamed()) } else { Ok(Told::default()) } };
-        if !self.tasks.iter().any(|task| task.to == to) {
+        if !self.tasks.iter().any(|task| task.to.eq_ignore_ascii_case(to)) {
             return Err(self.unknown("target", to));
         }
         let task = match from {
-            Some(from) if self.tasks.iter().all(|task| task.from != from) => return Err(self.unknown("source", from)),
+            Some(from) if !self.tasks.iter().any(|task| task.from.eq_ignore_ascii_case(from)) => {
+                return Err(self.unknown("source", from));
+            }
             Some(from) => self.task(from, to).ok_or_else(|| {
-                let pairs = self.tasks.iter().filter(|task| task.to == to).map(|task| task.from.as_str());
+                let pairs =
+                    self.tasks.iter().filter(|task| task.to.eq_ignore_ascii_case(to)).map(|task| task.from.as_str());
                 Error::request(format!("the model has no words for a translation from {from} to {to}"))
                     .with_help(format!("to {to} it translates from {}", pairs.collect::<Vec<_>>().join(", ")))
             })?,
             None => {
                 // Tasks of the config come first; what was added by name does not decide.
-                let mut known = self.tasks.iter().filter(|task| task.to == to && task.settings.is_some());
+                let mut known =
+                    self.tasks.iter().filter(|task| task.to.eq_ignore_ascii_case(to) && task.settings.is_some());
                 match (known.next(), known.next()) {
                     (Some(task), None) => task,
                     _ => {
@@ -264,6 +270,7 @@ mod tests {
         let tokens = [("de".to_owned(), 7), ("fr".to_owned(), 9)].into();
         let languages = Languages { tokens, tasks: Vec::new(), only: [None, None] };
         assert_eq!(languages.told(Some("en"), Some("fr")).unwrap().token, Some(9));
+        assert_eq!(languages.told(None, Some("FR")).unwrap().token, Some(9));
         let (message, help) = refusal(&languages, None, Some("xx"));
         assert_eq!(message, "the model does not know the target language \"xx\"");
         assert_eq!(help, "it knows de, fr");
@@ -286,6 +293,7 @@ mod tests {
         languages.add_named();
         let told = languages.told(None, Some("de")).unwrap();
         assert_eq!((told.prefix, told.settings), ("say in German: ", Some(&settings)));
+        assert_eq!(languages.told(Some("EN"), Some("De")).unwrap().prefix, "say in German: ");
         let told = languages.told(Some("fr"), Some("ro")).unwrap();
         assert_eq!((told.prefix, told.settings), ("translate French to Romanian: ", None));
         assert_eq!(languages.told(None, None).unwrap(), Told::default());
