@@ -397,7 +397,7 @@ mod tests {
         for n in 0..200 {
             let wish = asking.draw(&all[2], "de", &mut keyed(5, &n.to_string())).unwrap();
             let english = if wish.style().is_some() { "automobile, noto style" } else { "automobile" };
-            assert_eq!(wish.plainly(&all[2], "en").unwrap(), english);
+            assert_eq!(wish.in_english(&all[2]).unwrap(), english);
         }
         assert!(asking.draw(&all[4], "de", &mut keyed(5, "0")).is_none());
     }

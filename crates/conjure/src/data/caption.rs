@@ -159,10 +159,10 @@ impl Caption {
         self.style.as_deref()
     }
 
-    /// The picture's name in this language, with the style if this caption says it. `None` where either has no name.
-    pub fn plainly(&self, record: &Record, language: &str) -> Option<String> {
+    /// The English name of the picture, with the style if this caption says it. `None` where either has no name.
+    pub fn in_english(&self, record: &Record) -> Option<String> {
         self.label.as_ref()?;
-        Some(named(record.labels.get(language)?, self.style.as_deref(), language))
+        Some(named(record.labels.get("en")?, self.style.as_deref(), "en"))
     }
 
     /// Whether the caption says nothing wrong of this picture: a caption without a style is true of its subject in every

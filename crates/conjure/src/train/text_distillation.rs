@@ -55,24 +55,13 @@ pub struct Settings {
     pub english: f64,
     /// Share of captions that are wishes in people's own words.
     pub asked: f64,
-    /// The teacher knows all the languages: a caption is compared with itself, and a wish with the name in its own language,
-    /// instead of with the English ones.
-    pub known: bool,
     /// The other languages that it learns; empty for all that the data have.
     pub languages: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            text: PathBuf::new(),
-            start: None,
-            concepts: 0.0,
-            english: 0.2,
-            asked: 0.0,
-            known: false,
-            languages: Vec::new(),
-        }
+        Self { text: PathBuf::new(), start: None, concepts: 0.0, english: 0.2, asked: 0.0, languages: Vec::new() }
     }
 }
 
@@ -130,8 +119,8 @@ pub struct TextDistillation {
 /// A caption for the student, and what it is compared with.
 struct Said {
     text: String,
-    /// What the teacher reads: the English text that says the same, or one in the same language.
-    teacher: String,
+    /// The English text that says the same.
+    english: String,
     /// The style that it says.
     style: Option<String>,
 }
@@ -224,7 +213,7 @@ impl TextDistillation {
         model.features(&output, 0, true)
     }
 
-    /// A caption for the student, and what the teacher reads.
+    /// A caption for the student, and the English one that says the same.
     fn said(&self, record: &Record, generator: &mut dyn conjure_core::rng::Generator) -> Said {
         let draws = generator.uniform(2);
         let others: Vec<&String> = record.labels.keys().filter(|language| self.learns(language)).collect();
@@ -234,15 +223,14 @@ impl TextDistillation {
             _ => "en",
         };
         let asking = self.asking.as_ref().filter(|_| f64::from(generator.uniform(1)[0]) < self.settings.asked);
-        let known = self.settings.known;
         if let Some(wish) = asking.and_then(|asking| asking.draw(record, language, generator))
-            && let Some(name) = wish.plainly(record, if known { language } else { "en" })
+            && let Some(english) = wish.in_english(record)
         {
-            return Said { style: wish.style().map(str::to_owned), text: wish.text, teacher: name };
+            return Said { style: wish.style().map(str::to_owned), text: wish.text, english };
         }
         let mut said = Caption::draw_in(record, language, generator);
-        let teacher = if known || language == "en" { Some(said.text.clone()) } else { said.plainly(record, "en") };
-        let teacher = teacher.unwrap_or_else(|| {
+        let english = if language == "en" { Some(said.text.clone()) } else { said.in_english(record) };
+        let english = english.unwrap_or_else(|| {
             // Keywords without a name say less than the name does.
             match (Caption::plain(record, language), Caption::plain(record, "en")) {
                 (Some(plain), Some(english)) => {
@@ -252,7 +240,7 @@ impl TextDistillation {
                 _ => said.text.clone(),
             }
         });
-        Said { style: said.style().map(str::to_owned), text: said.text, teacher }
+        Said { style: said.style().map(str::to_owned), text: said.text, english }
     }
 
     /// How well concepts and styles are told by `student (batch, length, hidden_size)` from where each text ends on.
@@ -344,7 +332,7 @@ impl Objective for TextDistillation {
         let windows = |of: fn(&Said) -> &String| -> Result<Vec<Window>> {
             texts.iter().map(|(_, said)| self.window(of(said))).collect()
         };
-        let (said, english) = (windows(|said| &said.text)?, windows(|said| &said.teacher)?);
+        let (said, english) = (windows(|said| &said.text)?, windows(|said| &said.english)?);
         let ends: Vec<(usize, usize)> = said.iter().zip(&english).map(|(a, b)| (a.end, b.end)).collect();
         // Windows end anywhere from the longest text's end on: later positions are compared less often, at less work.
         let context = self.tokenizer.context_length();
