@@ -130,8 +130,11 @@ fn a_target_given_as_text_is_cut_by_the_targets_tokenizer() {
     let text = "the cat has a small table";
     let (cut, as_source) = (tokenizer.encode_target(text, true).unwrap(), tokenizer.encode(text, true).unwrap());
     assert_ne!(cut, as_source, "the fixture cannot tell the two tokenizers apart");
-    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&told(&Prompt::Text(text.into()))), 1).unwrap();
+    let target = Prompt::Text(text.into());
+    let to_german = Target { to: Some("de"), ..told(&target) };
+    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&to_german), 1).unwrap();
     assert_eq!(odds.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), cut);
+    let as_source = tokenizer.token_id(">>de<<").into_iter().chain(as_source).collect();
     let same = of_model(&folder, &Prompt::Ids(as_source), Some(&told(&Prompt::Ids(cut))), 1).unwrap();
     assert_eq!(odds, same);
 }

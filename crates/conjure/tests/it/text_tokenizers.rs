@@ -266,6 +266,7 @@ fn chat_templates_refuse_fail_and_end() {
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ a * b }}{% endfor %}{% endfor %}",
         "{% set ns = namespace(x='ab') %}{% for a in range(99999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
         "{% for a in range(99999) %}{% set b = 'x' * 99999 %}{% endfor %}",
+        "{% set a = range(1000) | list %}{% for i in range(90000) %}{% set b = a %}{% endfor %}",
     ] {
         let error = render(endless, &["user"]).unwrap_err();
         assert!(error.to_string().contains("does not end: stopped after"), "{error}");
@@ -296,7 +297,6 @@ fn chat_templates_refuse_fail_and_end() {
             "{% for a in [[1]] recursive %}{{ loop([a + a]) if loop.depth < 60 else a | length }}{% endfor %}",
             "too much",
         ),
-        ("{% for i in range(90000) %}{% set x = [1] * 10000 %}{% endfor %}", "too much"),
     ] {
         let error = render(hostile, &["user"]).unwrap_err().to_string();
         assert!(error.contains("the chat template failed: ") && error.contains(what), "{hostile}: {error}");

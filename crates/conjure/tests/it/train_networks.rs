@@ -296,7 +296,7 @@ english = 0.5
     let [after, figures] = learned(200, 1e-2);
     let figure = |of: &BTreeMap<String, f64>| of["text_encoder"];
     assert!(figure(&after) < 0.5 * figure(&before), "{before:?} {after:?}");
-    assert_eq!((figures["asked"], figures["en"]), (1.0, 1.0), "{figures:?}");
+    assert_eq!(figures.keys().collect::<Vec<_>>(), ["asked", "en", "others"]);
 }
 
 #[test]
