@@ -314,7 +314,7 @@ fn chat_templates_refuse_fail_and_end() {
             "{% set a, b = messages[1:], messages[0]['role'] if messages else 'none' %}{{ a[0].role }} {{ b }}",
             "system user",
         ),
-        ("{%- set x = namespace(on=false) -%}{%- set y = x -%}{% set y.on = not x.on %}{{ x.on }}", "true"),
+        ("{%- set x = namespace(on=false) -%}{%- set y = x -%}{% set y.on = not x.on %}{{ x.on }}", "True"),
         ("{% macro f(a, b=2) -%} {{ a }}{{ b }} {%- endmacro %}{{ f('x') }}{{ f('y', b=3) }}", "x2y3"),
         ("{% set x %}a = b{% endset %}{{ x }}{% set t = 1, 2 %}{{ t }}", "a = b(1, 2)"),
         ("{% for a in [[1], [2]] recursive %}{{ a if a is number else loop(a) }}{% endfor %}", "12"),
