@@ -138,7 +138,7 @@ impl Inspection {
         let details = weights::describe(source).details.into_iter().collect();
         let problems = match DecoderConfig::from_gguf(source) {
             Ok(_) => Vec::new(),
-            Err(error) => vec![format!("{error}{}", error.help().map(|help| format!("; {help}")).unwrap_or_default())],
+            Err(error) => vec![with_help(&error)],
         };
         let sum = Self::sum(components);
         let memory_bytes = sum.stored_bytes;
@@ -170,8 +170,7 @@ impl Inspection {
     fn part(path: &Path, source: &dyn TensorSource, error: &Error) -> Self {
         let components = vec![Component::new("weights", source, Fit::default())];
         let family = components[0].family.clone().unwrap_or_else(|| "weights of an unknown model".to_owned());
-        let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
-        Self { path: path.to_path_buf(), family, problems: vec![format!("{error}{help}")], ..Self::sum(components) }
+        Self { path: path.to_path_buf(), family, problems: vec![with_help(error)], ..Self::sum(components) }
     }
 
     fn sum(components: Vec<Component>) -> Self {
@@ -191,6 +190,11 @@ impl Inspection {
             problems: Vec::new(),
         }
     }
+}
+
+/// What is wrong, and what to do about it.
+fn with_help(error: &Error) -> String {
+    format!("{error}{}", error.help().map(|help| format!("; {help}")).unwrap_or_default())
 }
 
 fn problem(component: &Component) -> Option<String> {

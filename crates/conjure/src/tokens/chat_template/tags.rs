@@ -38,7 +38,8 @@ pub(super) fn prepared(source: &str) -> String {
             "macro" => out.push_str(&with_checks(tag, told.split_once('(').map(|(_, list)| list))),
             "call" => out.push_str(&with_checks(tag, told.strip_prefix('('))),
             "for" if told.ends_with("recursive") => {
-                out.push_str(&with_checks(tag, told.split_once(" in ").map(|(targets, _)| targets)));
+                let targets: Vec<&str> = told.split_whitespace().take_while(|word| *word != "in").collect();
+                out.push_str(&with_checks(tag, Some(&targets.join(" ").replace(['(', ')'], " "))));
             }
             "raw" => {
                 out.push_str(tag);
@@ -53,12 +54,21 @@ pub(super) fn prepared(source: &str) -> String {
     out
 }
 
-/// Bytes up to the end of `close`, which a string in quotes does not hold, in a tag that begins with two others.
+/// Bytes up to the end of `close`, in a tag that begins with two others: not the one in a string, nor in brackets, where `}}` ends
+/// two of them.
 fn closed(tag: &str, close: &str) -> Option<usize> {
-    outside_strings(tag)
-        .skip(2)
-        .find(|(place, _)| tag[*place..].starts_with(close))
-        .map(|(place, _)| place + close.len())
+    let mut depth = 0usize;
+    for (place, c) in outside_strings(tag).skip(2) {
+        if depth == 0 && tag[place..].starts_with(close) {
+            return Some(place + close.len());
+        }
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Characters that stand in no string, with their places.
@@ -169,6 +179,12 @@ mod tests {
             ("{% call(a) f(b) %}", "{% call(a) f(b) %}{% set a = a | conjure_kept %}"),
             ("{% call f(b) %}", "{% call f(b) %}"),
             ("{% for a in b recursive %}", "{% for a in b recursive %}{% set a = a | conjure_kept %}"),
+            ("{% for (a)\nin b recursive %}", "{% for (a)\nin b recursive %}{% set a = a | conjure_kept %}"),
+            // What would begin a raw part stands in the string after a dictionary in a dictionary.
+            (
+                "{{ {'a': {'b': 1}} ~ '{% raw %}' }}{% set a = 1 %}",
+                "{{ {'a': {'b': 1}} ~ '{% raw %}' }}{% set a = ( 1 ) | conjure_kept %}",
+            ),
             ("{% for a in b %}", "{% for a in b %}"),
         ] {
             assert_eq!(prepared(source), read);

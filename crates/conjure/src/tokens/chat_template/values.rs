@@ -1,8 +1,8 @@
 //! What templates make of values: JSON of them, and variables that hold them.
 //!
-//! Lists of `minijinja` are put together lazily, and may hold each other. What a variable holds is therefore looked through when it is
-//! set: short variables of which each holds the last one twice would be a list that is longer than any memory, or one within itself,
-//! and whoever prints it would not come to an end.
+//! Lists of `minijinja` are put together lazily, and may hold each other. What a variable holds is therefore looked through when
+//! it is set: of variables that each hold the last one twice, a few make a list that is longer than any memory, and whoever prints
+//! it, or one that holds itself, would not come to an end.
 
 use minijinja::value::ValueKind;
 use minijinja::{ErrorKind, Value};
