@@ -19,12 +19,12 @@ use crate::{Error, Result};
 use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
 use conjure_core::{DType, dropout};
-use conjure_models::encoder_decoder::{EncoderDecoder, EncoderDecoderConfig, MarianConfig};
-use conjure_models::lstm_attention::{LstmAttention, LstmAttentionConfig};
+use conjure_models::encoder_decoder::{EncoderDecoderConfig, MarianConfig};
+use conjure_models::lstm_attention::LstmAttentionConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Draws for an example whose pair is too long, before it is left out of the batch.
 const DRAWS: usize = 4;
@@ -48,6 +48,9 @@ pub enum Architecture {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Folder of a translator, as [`Objective::export`] writes it, to begin with: its architecture, vocabulary and weights are
+    /// taken, and the settings `architecture`, `model` and `vocabulary` do not count.
+    pub start: Option<PathBuf>,
     /// What is trained.
     pub architecture: Architecture,
     /// Its sizes, by the names of its `config.json`: Marian's, or those of
@@ -63,6 +66,9 @@ pub struct Settings {
     /// Share of merges that are left out where training texts become tokens, 0 to below 1, so that words are seen in other
     /// pieces each time ([`BpeDropout`]).
     pub bpe_dropout: f64,
+    /// Share of pairs whose source is their target, 0 to below 1, so that what the model does not know it learns to leave as it
+    /// is (Currey, Miceli Barone, Heafield 2017, <https://aclanthology.org/W17-4715>).
+    pub copied: f64,
     /// Most tokens of a source or a target; longer pairs are passed over.
     pub max_tokens: usize,
     /// Held-out pairs by which a validation looks, spread over the directions.
@@ -72,12 +78,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            start: None,
             architecture: Architecture::Transformer,
             model: toml::Table::new(),
             vocabulary: 12_000,
             label_smoothing: 0.1,
             dropout: 0.1,
             bpe_dropout: 0.0,
+            copied: 0.0,
             max_tokens: 64,
             validation: 200,
         }
@@ -113,9 +121,14 @@ impl Translation {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
-        let Settings { label_smoothing, dropout, bpe_dropout, .. } = settings;
-        for (name, value) in [("label_smoothing", label_smoothing), ("dropout", dropout), ("bpe_dropout", bpe_dropout)]
-        {
+        let Settings { label_smoothing, dropout, bpe_dropout, copied, .. } = settings;
+        let shares = [
+            ("label_smoothing", label_smoothing),
+            ("dropout", dropout),
+            ("bpe_dropout", bpe_dropout),
+            ("copied", copied),
+        ];
+        for (name, value) in shares {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::request(format!("{name} is {value}, not from 0 to below 1")));
             }
@@ -137,7 +150,10 @@ impl Translation {
             .flat_map(|&entry| data.entries()[entry].texts.values().flatten())
             .map(String::as_str)
             .collect();
-        let vocabulary = train_translation::train(&texts, data.languages(), settings.vocabulary)?;
+        let vocabulary = match &settings.start {
+            Some(folder) => vocabulary_of(folder)?,
+            None => train_translation::train(&texts, data.languages(), settings.vocabulary)?,
+        };
         let tokenizer = Tokenizer::from_json(&vocabulary, "tokenizer.json")?;
         let bpe_dropout = BpeDropout::from_json(&vocabulary)?;
         let mut encodings = HashMap::with_capacity(texts.len());
@@ -156,8 +172,13 @@ impl Translation {
                 settings.max_tokens
             ));
         }
-        let params = Params::seeded(recipe.seed, DType::F32, &recipe.device.open()?).trainable();
-        let (model, config) = build(&settings, &tokenizer, &params)?;
+        let device = recipe.device.open()?;
+        let (config, params) = match &settings.start {
+            Some(folder) => model_folder::open(folder, parse, &device)?,
+            None => (planned(&settings, &tokenizer)?, Params::seeded(recipe.seed, DType::F32, &device)),
+        };
+        let params = params.trainable();
+        let model = SequenceModel::from_json(&params, &config.to_string())?;
         if model.max_tokens().is_some_and(|most| most < settings.max_tokens) {
             return Err(Error::request(format!(
                 "max_tokens is {}, but max_position_embeddings {}",
@@ -168,6 +189,10 @@ impl Translation {
         }
         let networks = vec![Network::new("translator", &params)?];
         let translator = Translator::new(model, tokenizer);
+        for language in data.languages() {
+            // A model to begin with may not know all languages of the data.
+            translator.languages().told(None, Some(language))?;
+        }
         let held_out = held_out(&data, &translator, &settings)?;
         let digest = combined(&[data.digest()]);
         Ok(Self {
@@ -238,8 +263,20 @@ fn encoded(
     Ok((source.len() <= most && target.len() <= most).then_some((source, target)))
 }
 
-/// The model of the settings' sizes for this vocabulary, and its `config.json`.
-fn build(settings: &Settings, tokenizer: &Tokenizer, params: &Params) -> Result<(SequenceModel, Value)> {
+/// The text of `tokenizer.json` in a folder to begin with.
+fn vocabulary_of(folder: &Path) -> Result<String> {
+    let path = folder.join("tokenizer.json");
+    model_folder::read_text(&path)?.ok_or_else(|| {
+        Error::file(&path, "not found").with_help("translation.start names a folder that conjure train exported")
+    })
+}
+
+fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| Error::request(format!("is no JSON: {e}")))
+}
+
+/// The `config.json` of a new model of the settings' sizes for this vocabulary.
+fn planned(settings: &Settings, tokenizer: &Tokenizer) -> Result<Value> {
     let id = |token: &str| {
         tokenizer.token_id(token).ok_or_else(|| Error::failure(format!("the vocabulary has no token {token}")))
     };
@@ -286,24 +323,16 @@ fn build(settings: &Settings, tokenizer: &Tokenizer, params: &Params) -> Result<
     }
     own.into_iter().for_each(|(key, value)| set(key, value));
     let text = config.to_string();
-    Ok(match settings.architecture {
-        Architecture::Transformer => {
-            let parsed = EncoderDecoderConfig::from_json(&text)?;
-            if !matches!(
-                &parsed,
-                EncoderDecoderConfig::Marian(MarianConfig { share_encoder_decoder_embeddings: true, .. })
-            ) {
-                return Err(Error::request("translation.model is no Marian model with one table of embeddings")
-                    .with_help("leave out model_type and share_encoder_decoder_embeddings"));
-            }
-            (SequenceModel::Transformer(EncoderDecoder::new(params, &parsed)?), config)
-        }
-        Architecture::Lstm => {
-            let parsed = LstmAttentionConfig::from_json(&text)?;
-            let whole = serde_json::to_value(&parsed).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?;
-            (SequenceModel::Lstm(LstmAttention::new(params, &parsed)?), whole)
-        }
-    })
+    match settings.architecture {
+        Architecture::Transformer => match EncoderDecoderConfig::from_json(&text)? {
+            EncoderDecoderConfig::Marian(MarianConfig { share_encoder_decoder_embeddings: true, .. }) => Ok(config),
+            _ => Err(Error::request("translation.model is no Marian model with one table of embeddings")
+                .with_help("leave out model_type and share_encoder_decoder_embeddings")),
+        },
+        // With what was left out.
+        Architecture::Lstm => serde_json::to_value(&LstmAttentionConfig::from_json(&text)?)
+            .map_err(|e| Error::failure(format!("cannot write JSON: {e}"))),
+    }
 }
 
 /// Held-out pairs from English into each language and back, or between neighbours in the list where there is no English;
@@ -359,7 +388,9 @@ impl Objective for Translation {
         let mut pairs = Vec::with_capacity(batch.indices.len());
         for &i in batch.indices {
             for _ in 0..DRAWS {
-                if let Some((source, target)) = self.encoded(&self.data.draw(self.train[i], &mut generator))? {
+                if let Some((source, target)) =
+                    self.encoded(&self.data.draw(self.train[i], self.settings.copied, &mut generator))?
+                {
                     pairs.push((self.in_pieces(source, &mut merges), self.in_pieces(target, &mut merges)));
                     break;
                 }

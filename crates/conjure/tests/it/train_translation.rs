@@ -142,6 +142,40 @@ fn a_transformer_learns_sentences_by_heart() {
     let right =
         lines.chunks(3).filter(|of| of[1].trim().strip_prefix("written: ") == of[2].trim().strip_prefix("wanted:  "));
     assert!(lines[0].contains(" > ") && right.count() > 0, "{samples}");
+    goes_on(&export, folder.path());
+}
+
+/// Trained on from an export, which says what the model is: it stays as good, and learns to copy.
+fn goes_on(export: &Path, folder: &Path) {
+    let recipe = format!(
+        r#"
+        steps = 120
+        [optimizer]
+        learning_rate = 3e-3
+        [report]
+        every = 40
+        validate = 120
+        [translation]
+        start = {:?}
+        architecture = "lstm"
+        vocabulary = 4
+        copied = 0.3
+        dropout = 0.0
+        max_tokens = 24
+        "#,
+        export.display().to_string()
+    );
+    let other = folder.join("goes_on");
+    std::fs::create_dir(&other).unwrap();
+    let [training, _] = train(&other, &recipe);
+    assert!(training["translator"] < 1.2, "{training:?}");
+    let export = other.join("run/export");
+    knows_all(&export);
+    let translator = Translator::open(&export).unwrap();
+    let german: Vec<String> = sentences().into_iter().map(|(_, german)| german).collect();
+    let copied = translated(&translator, &german, "de", 1);
+    let right = copied.iter().zip(&german).filter(|(copied, german)| copied == german).count();
+    assert!(right + 6 >= german.len(), "{copied:?}");
 }
 
 #[test]
@@ -173,4 +207,6 @@ fn settings_that_cannot_be_trained_are_refused() {
     assert_eq!(refusal("translation.model.d_model=30"), "d_model 30 is not a multiple of encoder_attention_heads 4");
     assert!(refusal("translation.model.layers=3").contains("layers"));
     assert!(refusal("translation.vocabulary=100").contains("100 tokens has no room"));
+    assert_eq!(refusal("translation.copied=1.0"), "copied is 1, not from 0 to below 1");
+    assert!(refusal("translation.start=\"nowhere\"").contains("nowhere"));
 }

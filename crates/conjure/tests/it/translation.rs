@@ -208,7 +208,7 @@ fn no_pair_that_is_drawn_is_held_out() {
     let mut generator = Torch::new(1);
     for (n, _) in set.entries().iter().enumerate().filter(|(_, entry)| entry.split == Split::Train) {
         for _ in 0..300 {
-            let pair = set.draw(n, &mut generator);
+            let pair = set.draw(n, 0.0, &mut generator);
             assert!(!pair.source.to_lowercase().contains("thumb") && !pair.target.to_lowercase().contains("daumen"));
             assert!(!held.contains(&(pair.from, pair.source, pair.to, pair.target)));
         }

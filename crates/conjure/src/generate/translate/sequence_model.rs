@@ -81,6 +81,14 @@ impl SequenceModel {
         Self::new(&params, &config)
     }
 
+    /// The model that the text of a `config.json` describes, with weights by the names of transformers, or ours for LSTMs.
+    ///
+    /// # Errors
+    /// A config that is damaged or of another kind of model; weights that are missing or do not fit.
+    pub fn from_json(params: &Params, config: &str) -> Result<Self> {
+        Self::new(params, &Config::from_json(config)?)
+    }
+
     fn new(params: &Params, config: &Config) -> Result<Self> {
         Ok(match config {
             Config::Transformer(config) => Self::Transformer(EncoderDecoder::new(params, config)?),
