@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=64)
-    parser.add_argument("--cache", default="f32", help="how Conjure keeps keys and values; llama.cpp's is f16")
+    parser.add_argument("--cache", default="f16", help="how Conjure keeps keys and values; llama.cpp's is f16")
     parser.add_argument("--conjure", default=str(ROOT / "target/release/conjure"))
     args = parser.parse_args()
     # Ids that every vocabulary has, in no order that repeats.

@@ -30,12 +30,13 @@ pub fn open(path: Option<&Path>) -> Result<(LanguageModel, String)> {
 pub fn open_with_cache(sampling: &SamplingArgs) -> Result<(LanguageModel, String)> {
     let path = model(sampling.model.as_deref())?;
     let (model, name) = (LanguageModel::open_with(path, &sampling.loras)?, name(path));
-    let kept = match sampling.cache.as_str() {
-        "q8" => KeptAs::EightBits,
-        "f16" => KeptAs::Half,
-        _ => KeptAs::Given,
+    let model = match sampling.cache.as_deref() {
+        None => model,
+        Some("q8") => model.with_cache(KeptAs::EightBits),
+        Some("f16") => model.with_cache(KeptAs::Half),
+        Some(_) => model.with_cache(KeptAs::Given),
     };
-    Ok((model.with_cache(kept), name))
+    Ok((model, name))
 }
 
 /// The words or ids that were given; `-` is what stdin holds.

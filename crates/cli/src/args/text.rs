@@ -80,8 +80,9 @@ pub struct SamplingArgs {
     pub loras: Vec<LoraFile>,
 
     /// How keys and values of what was read are kept: f16 takes half the memory and q8 little more than a quarter, and they round
-    #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16", "q8"]), default_value = "f32")]
-    pub cache: String,
+    /// [default: f16 for a .gguf file, f32 for a folder]
+    #[arg(long, value_name = "TYPE", value_parser = super::names(["f32", "f16", "q8"]))]
+    pub cache: Option<String>,
 
     /// Most tokens to generate [default: 256 in text, or as many as fit; until the answer or the context ends in chat]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

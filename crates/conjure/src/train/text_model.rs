@@ -177,7 +177,7 @@ impl TextModel {
                 .with_help("set start to a folder with config.json, safetensors and a tokenizer, or to a .gguf file"));
         }
         let device = recipe.device.open()?;
-        let Parts { config, source, tokenizer } = Parts::open(start)?;
+        let Parts { config, source, tokenizer, .. } = Parts::open(start)?;
         let in_gguf = source.gguf().is_some();
         if in_gguf && lora.is_none() {
             return Err(Error::file(start, "holds GGUF weights, which are not trained themselves").with_help(

@@ -4,7 +4,7 @@
 
 use conjure::evaluate::perplexity::{Perplexity, Windows, perplexity, tokenisation};
 use conjure::generate::image::LoraFile;
-use conjure::generate::text::LanguageModel;
+use conjure::generate::text::{KeptAs, LanguageModel, NextToken as _};
 use conjure::{Error, Result};
 use conjure_core::ops::with_plain;
 use conjure_core::probe::NoProbe;
@@ -126,6 +126,23 @@ fn adapters_work_beside_quantised_weights() {
         assert!(exact < 1e-4 && fast < 0.15, "{exact} {fast}");
     }
     assert!(error(&want_plain, &want) > 0.5, "the adapter changes something");
+}
+
+#[test]
+fn keys_and_values_are_kept_in_half_for_gguf_files_alone() {
+    for (name, usual, other) in
+        [("llama.gguf", KeptAs::Half, KeptAs::Given), ("llama", KeptAs::Given, KeptAs::Half)]
+    {
+        // A second reading sees what was kept of the first.
+        let read = |model: LanguageModel| {
+            let mut session = model.session(None).unwrap();
+            session.next(&[5, 6, 7, 8]).unwrap();
+            session.next(&[9]).unwrap()
+        };
+        let logits = read(opened(name, &[]));
+        assert_eq!(logits, read(opened(name, &[]).with_cache(usual)), "{name}");
+        assert_ne!(logits, read(opened(name, &[]).with_cache(other)), "{name}");
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Parts {
     /// All that [`Decoder::new`] asks for, by its names.
     pub source: Arc<dyn TensorSource>,
     pub tokenizer: Option<Tokenizer>,
+    /// How keys and values are kept where nothing else is asked for.
+    pub kept: KeptAs,
 }
 
 impl Parts {
@@ -66,7 +68,8 @@ impl Parts {
         let source = weights::open(path)?;
         let config = DecoderConfig::from_gguf(source.as_ref()).map_err(|error| in_file(path, error))?;
         let tokenizer = source.gguf().map(Tokenizer::from_gguf).transpose()?;
-        Self::checked(path, config, source, tokenizer)
+        // Beside quantised weights the rounding is small, and half the memory is read for each token.
+        Ok(Self { kept: KeptAs::Half, ..Self::checked(path, config, source, tokenizer)? })
     }
 
     fn checked(
@@ -77,7 +80,7 @@ impl Parts {
     ) -> Result<Self> {
         let source = decoder::canonical(source, &config).map_err(|error| in_file(path, error))?;
         weights::check(&decoder::asked(&config)?, source.as_ref()).require(path)?;
-        Ok(Self { config, source, tokenizer })
+        Ok(Self { config, source, tokenizer, kept: KeptAs::Given })
     }
 }
 
@@ -93,7 +96,8 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Opens a transformers folder (`config.json`, safetensors, tokenizer) or a `.gguf` file. A folder without a tokenizer
-    /// is opened too; it takes token ids only.
+    /// is opened too; it takes token ids only. Keys and values are kept in f16 for a `.gguf` file, as llama.cpp does, and in
+    /// f32 otherwise, unless [`Self::with_cache`] says something else.
     ///
     /// # Errors
     /// Nothing there, or something else; an unknown architecture, by its name; files that are damaged or do not belong
@@ -107,13 +111,13 @@ impl LanguageModel {
     /// # Errors
     /// As [`Self::open`]; adapters that cannot be read or were made for another model.
     pub fn open_with(path: &Path, adapters: &[LoraFile]) -> Result<Self> {
-        let Parts { config, source, tokenizer } = Parts::open(path)?;
+        let Parts { config, source, tokenizer, kept } = Parts::open(path)?;
         let params = match adapters {
             [] => Params::load(source, DType::F32, &Device::Cpu),
             _ => adapted(source, &config, adapters)?,
         };
         let decoder = Decoder::new(&params, &config)?;
-        Ok(Self::new(decoder, tokenizer))
+        Ok(Self::new(decoder, tokenizer).with_cache(kept))
     }
 
     /// From its parts.
