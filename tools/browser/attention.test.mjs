@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { conjure, folder, launch } from './chromium.mjs';
+import { choose as click, conjure, folder, launch, openPage, settle } from './chromium.mjs';
 
 const MODEL = process.env.MODEL ?? 'models/emoji';
 const SENTENCE = 'The lamp could not be packed into the suitcase because it was too large';
@@ -20,23 +20,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** The page, and what it must never do: fail, complain, or ask for anything. */
-async function open(options = {}) {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
-  const wrong = [];
-  page.on('pageerror', (error) => wrong.push(error.message));
-  page.on('console', (message) => wrong.push(message.text()));
-  page.on('request', (request) => { if (!/^(file|data|blob):/.test(request.url())) wrong.push(request.url()); });
-  await page.goto(`file://${path}`);
-  await page.waitForSelector('.steps table');
-  return { page, wrong };
-}
-
-const settle = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
-const click = async (page, name) => {
-  await page.click(`.controls [data-name="${name}"]`);
-  await settle(page);
-};
+const open = (options) => openPage(browser, path, options);
 const number = (text) => Number(text.replace('−', '-'));
 const tokens = () => numbers.runs[0].sequences[0].tokens.map((token) => token.text);
 const layers = () => numbers.runs[0].attentions[0].layers;

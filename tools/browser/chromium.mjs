@@ -26,3 +26,24 @@ export const launch = () => chromium.launch({
   args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync'],
 });
+
+/** A page of attention, and what it must never do: fail, complain, or ask for anything. */
+export async function openPage(browser, path, options = {}) {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
+  const wrong = [];
+  page.on('pageerror', (error) => wrong.push(error.message));
+  page.on('console', (message) => wrong.push(message.text()));
+  page.on('request', (request) => { if (!/^(file|data|blob):/.test(request.url())) wrong.push(request.url()); });
+  await page.goto(`file://${path}`);
+  await page.waitForSelector('.steps table');
+  return { page, wrong };
+}
+
+/** Waits until what was chosen is drawn. */
+export const settle = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+
+/** Presses one of the page's controls, by its name. */
+export async function choose(page, name) {
+  await page.click(`.controls [data-name="${name}"]`);
+  await settle(page);
+}
