@@ -90,10 +90,10 @@ pub fn request(prompt: Prompt, args: &SamplingArgs, form: &ConstraintArgs, seed:
 
 /// Speed and context in one line.
 pub fn speed(stats: &Stats) -> String {
-    let read = stats.read_tokens;
+    let read = report::counted(stats.read_tokens, "token");
     let again = if stats.reused_tokens > 0 { format!(" ({} known)", stats.reused_tokens) } else { String::new() };
     format!(
-        "prompt {read} tokens{again}, {:.1} tokens/s; {} generated, {:.1} tokens/s; context {} of {}",
+        "prompt {read}{again}, {:.1} tokens/s; {} generated, {:.1} tokens/s; context {} of {}",
         stats.prompt_tokens_per_second(),
         stats.tokens,
         stats.tokens_per_second(),

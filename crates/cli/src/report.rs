@@ -26,6 +26,11 @@ fn system_help(error: &Error) -> Option<&'static str> {
     }
 }
 
+/// A number with what is counted: `1 token`, `2 tokens`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints a line for people.
 pub fn note(line: &str) {
     // When stderr is closed there is nobody left to tell.

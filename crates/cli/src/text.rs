@@ -39,9 +39,7 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
     let ids = model.encode(&request.prompt)?;
     request.max_tokens = most_tokens(&request, ids.len(), &model);
     let drawn = !request.sampling.is_greedy() && request.beams.is_none();
-    if drawn && args.sampling.seed.is_none() {
-        report::note(&format!("seed {seed}"));
-    }
+    let told = drawn && args.sampling.seed.is_none();
     // What a search finds is known at its end only.
     let stream = !args.machine.json && request.beams.is_none();
     let mut reader_left = Ok(false);
@@ -50,7 +48,13 @@ pub fn run(args: &TextArgs) -> Result<ExitCode> {
         let text = match event {
             Event::Token(token) => token.text.as_str(),
             Event::End { rest, .. } => rest.as_str(),
-            Event::Prompt { .. } => "",
+            Event::Prompt { .. } => {
+                // By now nothing is left that could be refused.
+                if told {
+                    report::note(&format!("seed {seed}"));
+                }
+                ""
+            }
         };
         if request.beams.is_some() || !matches!(event, Event::Prompt { .. }) {
             interrupt::end_at_a_step();
@@ -126,8 +130,9 @@ fn run_together(args: &TextArgs, path: &Path) -> Result<ExitCode> {
     }
     let tokens: usize = made.iter().map(|made| made.stats.tokens).sum();
     report::note(&format!(
-        "{} texts, {tokens} tokens in {seconds:.1} s, {:.1} tokens/s",
-        made.len(),
+        "{}, {} in {seconds:.1} s, {:.1} tokens/s",
+        report::counted(made.len(), "text"),
+        report::counted(tokens, "token"),
         tokens as f64 / seconds
     ));
     Ok(exit_code(&made))
@@ -203,13 +208,14 @@ fn tell(model: &LanguageModel, made: &Generated, request: &TextRequest) {
     report::note(&language::speed(&made.stats));
     match &made.finish {
         Finish::Length => {
-            report::note(&format!("ended after {} tokens; --max-tokens sets another number", made.stats.tokens));
+            let tokens = report::counted(made.stats.tokens, "token");
+            report::note(&format!("ended after {tokens}; --max-tokens sets another number"));
         }
         Finish::Context => report::note("ended as the model's context is full"),
         _ => {}
     }
     if let Some(closed) = closed(made) {
-        report::note(&format!("{closed} tokens more close what was open"));
+        report::note(&format!("{} more to close what was open", report::counted(closed, "token")));
     }
 }
 

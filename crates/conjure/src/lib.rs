@@ -7,6 +7,7 @@ pub mod explain;
 pub mod generate;
 pub mod image_file;
 pub mod inspect;
+mod memory;
 mod model_folder;
 pub mod registry;
 mod threads;

@@ -1,13 +1,14 @@
 //! The arguments of `conjure embed` and `conjure similar`.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 
 /// `conjure embed`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("given").args(["texts", "file"]).required(true).multiple(true))]
 pub struct EmbedArgs {
     /// The texts; - reads one from stdin
-    #[arg(value_name = "TEXT", required_unless_present = "file")]
+    #[arg(value_name = "TEXT")]
     pub texts: Vec<String>,
 
     /// A file whose lines are texts too, after those above; - is stdin

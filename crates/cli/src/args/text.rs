@@ -1,15 +1,16 @@
 //! `conjure text` and `conjure chat`.
 
 use super::{MachineArgs, token_id};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use conjure::generate::image::LoraFile;
 use std::path::PathBuf;
 
 /// `conjure text`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("begun").args(["prompt", "tokens", "file"]).required(true).multiple(true))]
 pub struct TextArgs {
     /// What the text begins with; `-` reads it from stdin
-    #[arg(value_name = "PROMPT", allow_hyphen_values = true, required_unless_present_any = ["tokens", "file"])]
+    #[arg(value_name = "PROMPT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
     /// Begin with these token ids instead, separated by commas; nothing is added to them

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
 use conjure_core::weights::Params;
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{Device, Tensor};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::image_classifier::{ImageClassifier, perceptual_distance};
 use conjure_models::patch_discriminator::{
@@ -150,7 +150,7 @@ impl Autoencoder {
                 }
                 params
             }
-            None => Params::seeded(recipe.seed, DType::F32, &device),
+            None => recipe.random_params(&device),
         }
         .trainable();
         let model = AutoencoderKl::new(&params, &settings.model)?;
@@ -162,7 +162,7 @@ impl Autoencoder {
         let mut networks = vec![network];
         let discriminator = match &settings.discriminator {
             Some(described) => {
-                let params = Params::seeded(recipe.seed, DType::F32, &device).sub("discriminator").trainable();
+                let params = recipe.random_params(&device).sub("discriminator").trainable();
                 let discriminator = PatchDiscriminator::new(&params, &described.model)?;
                 networks.push(Network { averaged: false, ..Network::new("discriminator", &params)? });
                 Some(discriminator)

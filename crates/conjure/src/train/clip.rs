@@ -173,7 +173,7 @@ impl ClipObjective {
                     text: settings.text_config(&tokenizer),
                     vision: settings.vision_config(pictures.size()),
                 };
-                (config, Params::seeded(recipe.seed, DType::F32, &device).trainable(), tokenizer)
+                (config, recipe.random_params(&device).trainable(), tokenizer)
             }
         };
         let clip = Clip::new(&params, &config, tokenizer)?;

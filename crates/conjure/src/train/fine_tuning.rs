@@ -10,6 +10,7 @@ use super::recipe::Recipe;
 use crate::data::Split;
 use crate::digest::model_digest;
 use crate::generate::image::open::{Opened, open_tokenizers, scheduler};
+use crate::generate::image::pipeline::usual_size;
 use crate::generate::image::pixels::to_pictures;
 use crate::generate::image::words::Tokenizers;
 use crate::image_file::{Picture, grid};
@@ -29,6 +30,8 @@ const CHUNK: usize = 8;
 /// Pictures that a validation looks at, and noise levels at which it does.
 const VALIDATION: usize = 32;
 const LEVELS: usize = 4;
+/// Samples where the recipe has no prompts.
+const SAMPLES: usize = 4;
 
 /// The table `base` of a recipe for fine-tuning: the picture model and how it is looked at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,7 +45,7 @@ pub struct Base {
     pub text_drop: f64,
     /// Signal-to-noise ratio from which on noise levels weigh less; 0 for none.
     pub min_snr: f64,
-    /// Prompts of the sheet of samples.
+    /// Prompts of the sheet of samples; if there are none, the words of the first pictures.
     pub prompts: Vec<String>,
     /// Guidance of the samples.
     pub guidance: f64,
@@ -112,16 +115,20 @@ impl FineTuning {
                 .with_help("train beside the model for whole pictures that it was made from"));
         }
         let factor = config.vae.downscale();
-        if !recipe.data.size.is_multiple_of(factor) {
-            let message = format!("data.size is {}, not a multiple of {factor}, the model's grid", recipe.data.size);
-            return Err(Error::request(message));
+        let mut data = recipe.data.clone();
+        if data.size == 0 {
+            data.size = usual_size(&config).0;
+        }
+        if !data.size.is_multiple_of(factor) {
+            let message = format!("data.size is {}, not a multiple of {factor}, the model's grid", data.size);
+            return Err(Error::request(message).with_help("leave it out for the size that the model was made for"));
         }
         let scheduler = scheduler(&config)?;
         let loss = DenoisingLoss::new(&scheduler, base.min_snr)?;
         Plan::new(&scheduler, scheduler.sampler()?, None, base.sample_steps)?;
         let tokenizers = open_tokenizers(&base.model, base.tokenizer.as_deref(), &config)?;
         let Draft { config, sources, tokenizers } = draft(Draft { config, sources, tokenizers })?;
-        let pictures = Pictures::open(&recipe.data, recipe.seed)?;
+        let pictures = Pictures::open(&data, recipe.seed)?;
         let model = StableDiffusion::load_with(&config, &sources, DType::F32, device, prepare)?;
         let (mut means, mut stds) = (Vec::new(), Vec::new());
         for chunk in pictures.split(Split::Train).chunks(CHUNK) {
@@ -213,15 +220,17 @@ impl FineTuning {
         Ok(sum / terms as f64)
     }
 
-    /// A sheet of samples at the recipe's prompts, if it has any.
-    pub fn samples(&self) -> Result<Option<Picture>> {
-        let n = self.base.prompts.len();
-        if n == 0 {
-            return Ok(None);
-        }
+    /// A sheet of samples at the recipe's prompts, or at the words of the first pictures where it has none. `caption` gives
+    /// the words of each.
+    pub fn samples(&self, caption: impl Fn(usize) -> String) -> Result<Option<Picture>> {
+        let prompts = match self.base.prompts.as_slice() {
+            [] => (0..self.examples().min(SAMPLES)).map(caption).collect(),
+            prompts => prompts.to_vec(),
+        };
+        let n = prompts.len();
         let guidance = Guidance::new(self.base.guidance, 0.0)?;
         let plan = Plan::new(&self.scheduler, self.scheduler.sampler()?, None, self.base.sample_steps)?;
-        let prompt = self.encode(&vec![String::new(); n])?.cat(&self.encode(&self.base.prompts)?)?;
+        let prompt = self.encode(&vec![String::new(); n])?.cat(&self.encode(&prompts)?)?;
         let sizes = self.sizes(&prompt);
         let conditions = Conditions { prompt, sizes, guidance: Some(self.base.guidance), inpainting: None };
         let shape: Vec<usize> = [&[n], &self.mean.dims()[1..]].concat();

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
-use conjure_core::{DType, Device, Tensor};
+use conjure_core::{Device, Tensor};
 use conjure_models::image_classifier::{self as model, ImageClassifier, ImageClassifierConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -228,7 +228,7 @@ impl Classifier {
         let heads = names.iter().map(|(head, names)| (head.clone(), names.iter().cloned().collect())).collect();
         let classes = names.into_iter().map(|(head, names)| (head, names.into_iter().zip(0..).collect())).collect();
         let config = settings.model.config(pictures.size(), heads);
-        let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
+        let params = recipe.random_params(&device).trainable();
         let model = ImageClassifier::new(&params, &config)?;
         let networks = vec![Network::new("classifier", &params)?];
         let classifier = Self { settings, model, networks, params, pictures, device, classes };

@@ -119,10 +119,14 @@ impl LanguageModelling {
         let (mut train, mut held_out) = (Packed::default(), Packed::default());
         let end = model.words.end()?;
         let mut digests = Vec::new();
-        let mut count = 0usize;
+        let (mut count, mut short, mut first_short) = (0usize, 0usize, None);
         for document in documents.iter() {
             let document = document?;
-            let ids = encoded(&document, &model.words.tokenizer, end)?;
+            let Some(ids) = encoded(&document, &model.words.tokenizer, end)? else {
+                short += 1;
+                first_short.get_or_insert(document.place);
+                continue;
+            };
             digests.push(sha256(document.text.as_bytes()));
             count += 1;
             if digests.len() == 4096 {
@@ -140,6 +144,17 @@ impl LanguageModelling {
         let mut warnings = Vec::new();
         if documents.left_out() > 0 {
             warnings.push(format!("{} files that are no texts were left out", documents.left_out()));
+        }
+        if let Some(place) = first_short {
+            warnings.push(match short {
+                1 => format!("{place} was left out, as it has fewer than 2 tokens"),
+                _ => format!("{short} documents were left out, as they have fewer than 2 tokens; the first is {place}"),
+            });
+        }
+        let (asked, got) = (settings.vocabulary_size, model.words.tokenizer.vocabulary_size());
+        let learned = settings.start.is_none() && settings.tokenizer.is_none();
+        if learned && matches!(settings.vocabulary, Vocabulary::BytePairs) && got < asked {
+            warnings.push(format!("the vocabulary has {got} tokens and not {asked}: no other pair occurs twice"));
         }
         if held_out.len() < 2 && settings.held_out > 0.0 {
             warnings.push(format!(
@@ -207,19 +222,18 @@ fn open(recipe: &Recipe, settings: &Settings, documents: &Documents) -> Result<T
     TextModel::new(recipe, words, &settings.model, context, stored)
 }
 
-/// The ids of a document and the one that ends it.
-fn encoded(document: &Document, tokenizer: &Tokenizer, end: u32) -> Result<Vec<u32>> {
+/// The ids of a document and the one that ends it. None where it is too short to learn from, such as an empty file.
+fn encoded(document: &Document, tokenizer: &Tokenizer, end: u32) -> Result<Option<Vec<u32>>> {
     // A long text is never so short.
     let own = if document.text.len() > LONG { 2 } else { tokenizer.encode(&document.text, false)?.len() };
     if own < 2 {
-        return Err(Error::file(&document.place, format!("has {own} tokens; a document needs 2 to learn from"))
-            .with_help("leave it out"));
+        return Ok(None);
     }
     let mut ids = tokenizer.encode(&document.text, true)?;
     if ids.last() != Some(&end) {
         ids.push(end);
     }
-    Ok(ids)
+    Ok(Some(ids))
 }
 
 impl Objective for LanguageModelling {

@@ -18,7 +18,7 @@ use conjure_core::probe::NoProbe;
 use conjure_core::rng::{self, Generator};
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::weights::Params;
-use conjure_core::{DType, Device, Tensor, inside};
+use conjure_core::{Device, Tensor, inside};
 use conjure_models::autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig};
 use conjure_models::clip_text::ClipText;
 use conjure_models::unet_2d_condition::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
@@ -148,7 +148,7 @@ impl LatentDiffusion {
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
         let params = match &settings.start {
             Some(folder) => model_folder::load(folder, &device)?,
-            None => Params::seeded(recipe.seed, DType::F32, &device),
+            None => recipe.random_params(&device),
         }
         .trainable();
         let unet = UNet2DConditionModel::new(&params, &settings.model)?;

@@ -72,7 +72,7 @@ impl Lora {
                 _ => return params,
             };
             // The component's name keeps equal names of the two text encoders apart.
-            let own = Params::seeded(recipe.seed, DType::F32, &device).trainable().sub(component);
+            let own = recipe.random_params(&device).trainable().sub(component);
             factors.insert(component, own.clone());
             params.with_low_rank(&own, LowRankConfig { rank, alpha }, move |path| {
                 layers.iter().any(|layer| {
@@ -146,7 +146,7 @@ impl Objective for Lora {
     }
 
     fn samples(&mut self) -> Result<Option<Picture>> {
-        self.tuning.samples()
+        self.tuning.samples(|i| self.tuning.caption(i))
     }
 
     /// The adapters in both layouts: `pytorch_lora_weights.safetensors`, the name under which diffusers looks for them, and

@@ -1,9 +1,12 @@
 //! A training run's recipe: TOML, with every key known.
 
 use super::schedule::Schedule;
-use crate::{DeviceName, Error, Result};
+use crate::{DeviceName, Error, Result, memory};
+use conjure_core::weights::Params;
+use conjure_core::{DType, Device};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -171,6 +174,9 @@ const HARMLESS: [&str; 11] = [
     "report.validate",
 ];
 
+/// Places where pictures come from, of which a recipe names one.
+const DATA: [&str; 3] = ["file", "folder", "shapes"];
+
 /// The largest whole number that TOML has.
 const MOST: u64 = i64::MAX as u64;
 /// Examples of all micro-batches together can then be counted.
@@ -182,7 +188,13 @@ impl Recipe {
     /// # Errors
     /// Not TOML, unknown keys, values of the wrong type or outside their range.
     pub fn read(path: &Path, changes: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Error::file(path, "not found").with_help("name a recipe; there are some in recipes/")
+            }
+            ErrorKind::InvalidData => Error::file(path, "is no text").with_help("a recipe is a .toml file"),
+            _ => Error::io(path, e),
+        })?;
         Self::parse(&text, changes).map_err(|error| match error {
             Error::Request { message, help } => Error::File { path: path.to_owned(), message, help },
             other => other,
@@ -211,8 +223,18 @@ impl Recipe {
             Some(_) => return Err(Error::request(format!("{objective} is not a table"))),
             None => Table::new(),
         };
+        let other = super::OBJECTIVES.iter().map(|(name, ..)| *name).find(|name| table.contains_key(*name));
+        if let Some(other) = other {
+            return Err(Error::request(format!("the objective is {objective}, but there is a table [{other}]"))
+                .with_help(format!(
+                    "known objectives are {}; each reads the table of its name",
+                    super::objective_names()
+                )));
+        }
         let mut recipe: Self = parsed(table)?;
         recipe.own = own;
+        // The way to take it back in a change, as TOML has no word for nothing.
+        recipe.checkpoint.best = recipe.checkpoint.best.filter(|name| !name.is_empty());
         recipe.check()?;
         Ok(recipe)
     }
@@ -228,6 +250,17 @@ impl Recipe {
             }
             other => other,
         })
+    }
+
+    /// Random weights to begin with, of no more parameters than can be trained in the memory that is free: each is held with its
+    /// gradient, the optimizer's two averages and, if wanted, its own.
+    pub(super) fn random_params(&self, device: &Device) -> Params {
+        let params = Params::seeded(self.seed, DType::F32, device);
+        let copies = if self.optimizer.average > 0.0 { 5 } else { 4 };
+        match memory::free().filter(|_| device.is_cpu()) {
+            Some(free) => params.at_most(free / (copies * size_of::<f32>() as u64)),
+            None => params,
+        }
     }
 
     /// The whole recipe as TOML, with every default written out.
@@ -332,6 +365,12 @@ fn set(table: &mut Table, change: &str) -> Result<()> {
         let next = inner.entry(key).or_insert_with(|| Value::Table(Table::new()));
         inner = next.as_table_mut().ok_or_else(|| Error::request(format!("\"{change}\": {key} is not a table")))?;
     }
+    // Data come from one place: a change names another in place of the recipe's.
+    if path.trim().strip_prefix("data.").is_some_and(|key| DATA.contains(&key)) {
+        DATA.iter().for_each(|key| {
+            inner.remove(*key);
+        });
+    }
     inner.insert(last.to_owned(), value);
     Ok(())
 }
@@ -384,8 +423,33 @@ mod tests {
         assert!(refusal("steps").contains("not of the form key=value"));
         assert!(refusal("batch.x=3").contains("batch is not a table"));
         assert!(refusal("device=gpu").contains("unknown device \"gpu\""));
+        assert_eq!(refusal("objective=clip"), "the objective is clip, but there is a table [autoencoder_kl]");
         assert!(Recipe::parse("steps = ", &[]).unwrap_err().to_string().contains("not TOML"));
         assert!(Recipe::parse("steps = 3", &[]).unwrap_err().to_string().contains("names no objective"));
+    }
+
+    #[test]
+    fn a_change_names_other_data_in_place_of_the_recipes_and_takes_back_the_best() {
+        let changes = ["data.file=a.zip", "data.size=64", "data.folder=mine", "checkpoint.best=psnr"];
+        let recipe = Recipe::parse(TEXT, &changes.map(str::to_owned)).unwrap();
+        assert_eq!((recipe.data.file.clone(), recipe.data.size), (None, 64));
+        assert_eq!(recipe.data.folder.as_deref(), Some(Path::new("mine")));
+        assert_eq!(recipe.checkpoint.best.as_deref(), Some("psnr"));
+        let back = Recipe::parse(&recipe.to_toml(), &["checkpoint.best=".to_owned()]).unwrap();
+        assert_eq!(back.checkpoint.best, None);
+    }
+
+    #[test]
+    fn random_weights_fit_into_memory() {
+        let recipe = Recipe::parse(TEXT, &[]).unwrap();
+        let params = recipe.random_params(&Device::Cpu);
+        params.get("small", (8, 8), conjure_core::weights::Init::Constant(0.0)).unwrap();
+        if memory::free().is_some() {
+            // 40 TB to train.
+            let error =
+                params.get("large", (1 << 20, 1 << 20), conjure_core::weights::Init::Constant(0.0)).unwrap_err();
+            assert!(error.to_string().starts_with("the model has over 1099512 million parameters"), "{error}");
+        }
     }
 
     #[test]

@@ -350,8 +350,12 @@ impl Training {
         let step = self.record.step;
         listener.tell(Event::Stage("looking at held-out data".into()));
         let figures = self.with_averages(|objective| objective.validate())?;
-        if figures.is_empty() && self.recipe.checkpoint.best.is_none() {
-            return Ok(()); // nothing is held out
+        if figures.is_empty() {
+            if let Some(best) = &self.recipe.checkpoint.best {
+                let told = format!("no data are held out, so there is no {best} by which to keep the best state");
+                listener.tell(Event::Warning(told));
+            }
+            return Ok(());
         }
         let logged = self.metrics.add(&json!({ "step": step, "validation": object(&figures) }));
         listener.survive(logged.map(|()| None));
@@ -379,9 +383,11 @@ impl Training {
         let (name, sign) = wanted.strip_prefix('-').map_or((wanted.as_str(), 1.0), |name| (name, -1.0));
         let Some((_, value)) = figures.iter().find(|(figure, _)| figure == name) else {
             let known: Vec<&str> = figures.iter().map(|(figure, _)| figure.as_str()).collect();
-            let known = if known.is_empty() { "nothing: no data are held out".to_owned() } else { known.join(", ") };
             return Err(Error::failure(format!("checkpoint.best: the validation gives no figure {name}")).with_help(
-                format!("it gives {known}; the state is saved, so go on with --resume and --set checkpoint.best=..."),
+                format!(
+                    "it gives {}; the state is saved, so go on with --resume and --set checkpoint.best=...",
+                    known.join(", ")
+                ),
             ));
         };
         let value = sign * value;

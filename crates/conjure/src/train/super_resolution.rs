@@ -13,7 +13,7 @@ use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
-use conjure_core::{DType, Device, Tensor, ops};
+use conjure_core::{Device, Tensor, ops};
 use conjure_models::super_resolution::{self as model, SuperResolution, SuperResolutionConfig};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -78,7 +78,7 @@ impl Enlarger {
             return Err(Error::request(format!("noise is {}, not 0 to 1", settings.noise)));
         }
         let pictures = Pictures::open(&recipe.data, recipe.seed)?;
-        let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
+        let params = recipe.random_params(&device).trainable();
         let model = SuperResolution::new(&params, &settings.model)?;
         let networks = vec![Network::new("super_resolution", &params)?];
         Ok(Self { settings, model, networks, params, pictures, device })

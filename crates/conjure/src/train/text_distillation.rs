@@ -28,7 +28,7 @@ use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::{Generator as _, keyed};
 use conjure_core::weights::{Init, Params};
-use conjure_core::{DType, Tensor, ops};
+use conjure_core::{Tensor, ops};
 use conjure_models::clip_text::ClipText;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,7 +173,7 @@ impl TextDistillation {
         }
         let classes = (settings.concepts > 0.0)
             .then(|| {
-                let own = Params::seeded(recipe.seed, DType::F32, params.device()).trainable();
+                let own = recipe.random_params(params.device()).trainable();
                 let of = |name: fn(&Record) -> &String| {
                     pictures.split(Split::Train).iter().map(|&i| name(pictures.record(i)).clone()).collect()
                 };

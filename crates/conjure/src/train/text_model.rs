@@ -147,7 +147,7 @@ impl TextModel {
     pub fn new(recipe: &Recipe, words: Words, config: &Value, context: usize, stored: Stored) -> Result<Self> {
         let device = recipe.device.open()?;
         let config = completed(config, &words, context)?;
-        let params = Params::seeded(recipe.seed, DType::F32, &device).trainable();
+        let params = recipe.random_params(&device).trainable();
         let decoder = Decoder::new(&params, &config)?;
         let networks = vec![Network::new("decoder", &params)?];
         Ok(Self {

@@ -13,7 +13,7 @@ use conjure_core::weights::{MemorySource, Params};
 use conjure_core::{DType, Device, Tensor};
 use conjure_models::clip_text::TOKEN_EMBEDDING;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,6 +56,7 @@ pub struct TextualInversion {
     networks: Vec<Network>,
     token: String,
     templates: Vec<String>,
+    warning: Option<String>,
 }
 
 impl TextualInversion {
@@ -75,6 +76,7 @@ impl TextualInversion {
         let path = TOKEN_EMBEDDING.trim_end_matches(".weight");
         // Made when the model is drafted, used when it is built.
         let trained: RefCell<Option<(Params, usize)>> = RefCell::new(None);
+        let known = Cell::new(false);
         let draft = |draft: Draft| -> Result<Draft> {
             let Draft { mut config, sources, mut tokenizers } = draft;
             if config.text_encoder_2.is_some() {
@@ -82,6 +84,15 @@ impl TextualInversion {
                     .with_help("train a LoRA instead"));
             }
             let first = config.text_encoder.vocab_size;
+            // Beside the marks of start and end.
+            let room = tokenizers.first.context_length().saturating_sub(2);
+            if vectors > room {
+                return Err(Error::request(format!(
+                    "vectors is {vectors}, but the text encoder reads {room} tokens at once"
+                ))
+                .with_help("1 to 4 are usual"));
+            }
+            known.set(tokenizers.first.encode(&token)?.len() == 1);
             let source = sources.get("text_encoder").ok_or_else(|| Error::failure("the model has no text encoder"))?;
             let table = source.load(TOKEN_EMBEDDING, DType::F32, &Device::Cpu)?;
             let rows = match &initial {
@@ -113,7 +124,13 @@ impl TextualInversion {
             })?;
         let rows = trained.into_inner().map(|(rows, _)| rows).ok_or_else(|| Error::failure("no rows were made"))?;
         let networks = vec![Network::new("token", &rows)?];
-        Ok(Self { tuning, networks, token, templates })
+        let warning = known.get().then(|| {
+            format!(
+                "the model knows the word {token}, and with what is trained here it will no longer mean what it did; a sign \
+                 that no word has keeps it apart: token = \"<{token}>\""
+            )
+        });
+        Ok(Self { tuning, networks, token, templates, warning })
     }
 
     /// A picture's caption, or the template number `choice` where its caption does not hold the token.
@@ -144,7 +161,7 @@ impl Objective for TextualInversion {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.tuning.warnings()
+        self.warning.iter().cloned().chain(self.tuning.warnings()).collect()
     }
 
     fn data_digest(&self) -> String {
@@ -167,7 +184,7 @@ impl Objective for TextualInversion {
     }
 
     fn samples(&mut self) -> Result<Option<Picture>> {
-        self.tuning.samples()
+        self.tuning.samples(|i| self.words(i, 0))
     }
 
     /// `learned_embeds.safetensors`, as diffusers names and lays it out.
@@ -231,6 +248,7 @@ mod tests {
             error.to_string()
         };
         assert!(refused("vectors = 0").contains("vectors is 0"));
+        assert_eq!(refused("vectors = 76"), "vectors is 76, not 1 to 75");
         assert!(refused("templates = [\"a cat\"]").contains("do not all hold {token}"));
         assert!(refused("token = \"red</w>\"").contains("already has a token"));
         assert!(refused("initial = \" \"").contains("is no word"));

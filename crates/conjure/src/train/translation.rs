@@ -16,9 +16,9 @@ use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::tokens::bpe_dropout::BpeDropout;
 use crate::tokens::{Tokenizer, train_translation};
 use crate::{Error, Result};
+use conjure_core::dropout;
 use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
-use conjure_core::{DType, dropout};
 use conjure_models::encoder_decoder::{EncoderDecoderConfig, MarianConfig};
 use conjure_models::lstm_attention::LstmAttentionConfig;
 use serde::{Deserialize, Serialize};
@@ -175,7 +175,7 @@ impl Translation {
         let device = recipe.device.open()?;
         let (config, params) = match &settings.start {
             Some(folder) => model_folder::open(folder, parse, &device)?,
-            None => (planned(&settings, &tokenizer)?, Params::seeded(recipe.seed, DType::F32, &device)),
+            None => (planned(&settings, &tokenizer)?, recipe.random_params(&device)),
         };
         let params = params.trainable();
         let model = SequenceModel::from_json(&params, &config.to_string())?;

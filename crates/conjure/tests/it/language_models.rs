@@ -130,9 +130,7 @@ fn adapters_work_beside_quantised_weights() {
 
 #[test]
 fn keys_and_values_are_kept_in_half_for_gguf_files_alone() {
-    for (name, usual, other) in
-        [("llama.gguf", KeptAs::Half, KeptAs::Given), ("llama", KeptAs::Given, KeptAs::Half)]
-    {
+    for (name, usual, other) in [("llama.gguf", KeptAs::Half, KeptAs::Given), ("llama", KeptAs::Given, KeptAs::Half)] {
         // A second reading sees what was kept of the first.
         let read = |model: LanguageModel| {
             let mut session = model.session(None).unwrap();

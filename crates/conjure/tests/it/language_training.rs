@@ -246,6 +246,39 @@ fn refused(recipe: Recipe) -> Error {
 }
 
 #[test]
+fn documents_that_are_too_short_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = folder.path().join("code");
+    std::fs::create_dir(&code).unwrap();
+    write(&code, "a.py", &DOCUMENTS.concat());
+    let warnings = |settings: &str| {
+        let run = tempfile::tempdir().unwrap();
+        let recipe =
+            recipe("language_model", &code, "steps = 1\nbatch = 1", &format!("context = 8\n{settings}\n{TINY}"));
+        let mut told = Vec::new();
+        let mut training = Training::start(recipe, &run.path().join("run")).unwrap();
+        training
+            .run(&mut |event| {
+                if let Event::Warning(warning) = event {
+                    told.push(warning.replace(&code.display().to_string(), "F"));
+                }
+                Control::Continue
+            })
+            .unwrap();
+        told
+    };
+    let characters = "held_out = 0.0\nvocabulary = \"characters\"";
+    assert_eq!(warnings(characters), [""; 0]);
+    write(&code, "__init__.py", "");
+    assert_eq!(warnings(characters), ["F/__init__.py was left out, as it has fewer than 2 tokens"]);
+    write(&code, "one.py", "x");
+    let told = "2 documents were left out, as they have fewer than 2 tokens; the first is F/__init__.py";
+    assert_eq!(warnings(characters), [told]);
+    let pairs = warnings("held_out = 0.0\nvocabulary_size = 400000");
+    assert!(pairs[1].ends_with(" tokens and not 400000: no other pair occurs twice"), "{pairs:?}");
+}
+
+#[test]
 fn texts_that_cannot_be_learned_from_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let told = |texts: &Path, settings: &str| {
@@ -255,8 +288,8 @@ fn texts_that_cannot_be_learned_from_are_refused_by_name() {
     };
     let characters = format!("context = 8\nheld_out = 0.0\nvocabulary = \"characters\"\n{TINY}");
     let good = write(folder.path(), "good.txt", &DOCUMENTS.concat());
-    let short = write(folder.path(), "short.jsonl", "{\"text\": \"long enough\"}\n{\"text\": \"x\"}\n");
-    assert_eq!(told(&short, &characters), "F/short.jsonl: line 2: has 1 tokens; a document needs 2 to learn from");
+    let short = write(folder.path(), "short.jsonl", "{\"text\": \"x\"}\n{\"text\": \"\"}\n");
+    assert_eq!(told(&short, &characters), "the texts to train on have 0 tokens, a window 8 and one");
     let keyless = write(folder.path(), "keyless.jsonl", "{\"text\": \"long enough\"}\n{\"body\": \"x\"}\n");
     assert_eq!(told(&keyless, &characters), "F/keyless.jsonl: line 2: lacks \"text\"");
     std::fs::write(folder.path().join("bytes.txt"), b"abc\xff").unwrap();

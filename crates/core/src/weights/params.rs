@@ -49,6 +49,8 @@ struct Store {
     dtype: DType,
     device: Device,
     trainable: bool,
+    /// Most elements of all parameters that are drawn.
+    most: Option<u64>,
     asked: Mutex<Vec<ParameterSpec>>,
     variables: Mutex<BTreeMap<String, Var>>,
 }
@@ -62,43 +64,58 @@ pub struct Params {
 }
 
 impl Params {
-    fn new(origin: Origin, dtype: DType, device: &Device, trainable: bool) -> Self {
-        let store = Store {
-            origin,
-            dtype,
-            device: device.clone(),
-            trainable,
-            asked: Mutex::default(),
-            variables: Mutex::default(),
-        };
+    fn new(origin: Origin, dtype: DType, device: &Device) -> Self {
+        let device = device.clone();
+        let (asked, variables) = (Mutex::default(), Mutex::default());
+        let store = Store { origin, dtype, device, trainable: false, most: None, asked, variables };
         Self { store: Arc::new(store), prefix: String::new(), additions: None }
     }
 
     /// Parameters read from `source`, converted to `dtype`.
     pub fn load(source: Arc<dyn TensorSource>, dtype: DType, device: &Device) -> Self {
-        Self::new(Origin::Source(source), dtype, device, false)
+        Self::new(Origin::Source(source), dtype, device)
     }
 
     /// Parameters drawn by each layer's [`Init`] from generators keyed by `seed` and parameter name.
     pub fn seeded(seed: u64, dtype: DType, device: &Device) -> Self {
-        Self::new(Origin::Seeded(seed), dtype, device, false)
+        Self::new(Origin::Seeded(seed), dtype, device)
     }
 
     /// No parameters: only a record of what a model asks for, see [`Params::asked`]. Takes no memory for tensors.
     pub fn outline() -> Self {
-        Self::new(Origin::Outline, DType::F32, &Device::Cpu, false)
+        Self::new(Origin::Outline, DType::F32, &Device::Cpu)
     }
 
     /// The same origin, each parameter a variable that gradients flow into. Call before the model is built.
     pub fn trainable(self) -> Self {
-        let store = &self.store;
-        let origin = match &store.origin {
+        self.anew(|store| store.trainable = true)
+    }
+
+    /// The same origin, which draws no more than `elements` of all parameters together: a config may ask for more than there
+    /// is memory for. Call before the model is built.
+    pub fn at_most(self, elements: u64) -> Self {
+        self.anew(|store| store.most = Some(elements))
+    }
+
+    /// The same origin with a change, of which nothing was asked.
+    fn anew(self, change: impl FnOnce(&mut Store)) -> Self {
+        let Store { origin, dtype, device, trainable, most, .. } = &*self.store;
+        let origin = match origin {
             Origin::Source(source) => Origin::Source(source.clone()),
             Origin::Seeded(seed) => Origin::Seeded(*seed),
             Origin::Outline => Origin::Outline,
         };
-        let (prefix, additions) = (self.prefix.clone(), self.additions.clone());
-        Self { prefix, additions, ..Self::new(origin, store.dtype, &store.device, true) }
+        let mut store = Store {
+            origin,
+            dtype: *dtype,
+            device: device.clone(),
+            trainable: *trainable,
+            most: *most,
+            asked: Mutex::default(),
+            variables: Mutex::default(),
+        };
+        change(&mut store);
+        Self { store: Arc::new(store), ..self }
     }
 
     /// Parameters below `prefix.name`.
@@ -136,7 +153,7 @@ impl Params {
     /// The parameter `name` below the prefix.
     ///
     /// # Errors
-    /// Missing from the source, or of another shape there.
+    /// Missing from the source, or of another shape there; more than [`Params::at_most`] allows.
     pub fn get(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
         let (name, shape) = (self.key(name), shape.into());
         let store = &*self.store;
@@ -145,6 +162,9 @@ impl Params {
             && let Some(var) = lock(&store.variables).get(&name)
         {
             return Ok(var.as_tensor().clone());
+        }
+        if let (Some(most), Origin::Seeded(_)) = (store.most, &store.origin) {
+            room(&lock(&store.asked), most)?;
         }
         let tensor = match &store.origin {
             Origin::Source(source) => {
@@ -200,6 +220,21 @@ impl Params {
     pub fn variables(&self) -> BTreeMap<String, Var> {
         lock(&self.store.variables).clone()
     }
+}
+
+/// Whether all that was asked for has no more elements than `most`.
+fn room(asked: &[ParameterSpec], most: u64) -> Result<()> {
+    let elements = |shape: &Shape| shape.dims().iter().map(|&size| size as f64).product::<f64>();
+    let sum: f64 = asked.iter().map(|spec| elements(&spec.shape)).sum();
+    if sum <= most as f64 {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "the model has over {:.0} million parameters, and there is memory for {:.0} million",
+        sum / 1e6,
+        most as f64 / 1e6
+    ))
+    .with_help("choose a smaller width, or fewer layers"))
 }
 
 /// Whether a source's tensor is the one that a model asks for.

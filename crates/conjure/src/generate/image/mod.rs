@@ -11,7 +11,7 @@ mod inputs;
 mod job;
 mod memory;
 pub(crate) mod open;
-mod pipeline;
+pub(crate) mod pipeline;
 pub(crate) mod pixels;
 mod recipe;
 mod replay;

@@ -12,7 +12,7 @@ use crate::image_file::{Picture, Recipe};
 use conjure_core::probe::NoProbe;
 use conjure_core::sampling::{Guidance, Plan, SchedulerConfig};
 use conjure_core::{Error, Result, Tensor, weights};
-use conjure_models::stable_diffusion::{Sources, StableDiffusion};
+use conjure_models::stable_diffusion::{Sources, StableDiffusion, StableDiffusionConfig};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -165,12 +165,18 @@ impl Pipeline {
 
         // 1. What the request names: files, and the model's own choices where it names nothing.
         let vae = &self.model.config().vae;
-        let inputs = Inputs::read(request, self.size(), vae.latent_channels, vae.downscale(), self.model.device())?;
+        let inputs = Inputs::read(
+            request,
+            usual_size(self.model.config()),
+            vae.latent_channels,
+            vae.downscale(),
+            self.model.device(),
+        )?;
         let plan = self.plan(request, request.steps)?;
         let guidance = Guidance::new(request.guidance, request.guidance_rescale)?;
         let size = (inputs.width, inputs.height);
         // A GPU has memory of its own, and says itself when that is full.
-        let free = if self.model.device().is_cpu() { memory::free() } else { None };
+        let free = if self.model.device().is_cpu() { crate::memory::free() } else { None };
         memory::check(self.model.config(), request, size, self.guided(&guidance), free)?;
 
         // 2. Words.
@@ -240,19 +246,6 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Width and height in pixels that the U-Net was trained for.
-    fn size(&self) -> (usize, usize) {
-        let config = self.model.config();
-        let latents = |value: &Value| value.as_u64().map(|n| n as usize);
-        let (height, width) = match &config.unet.sample_size {
-            Some(Value::Array(sides)) => (sides.first().and_then(latents), sides.get(1).and_then(latents)),
-            Some(side) => (latents(side), latents(side)),
-            None => (None, None),
-        };
-        let factor = config.vae.downscale();
-        (width.unwrap_or(USUAL_SIZE) * factor, height.unwrap_or(USUAL_SIZE) * factor)
-    }
-
     /// Whether the U-Net runs with and without the prompt. A model that takes the scale as an input runs once.
     pub(super) fn guided(&self, guidance: &Guidance) -> bool {
         guidance.needs_unconditional() && self.model.config().unet.time_cond_proj_dim.is_none()
@@ -287,4 +280,16 @@ pub(super) fn tell(on_event: &mut dyn FnMut(Event) -> Control, event: Event) -> 
         Control::Continue => Ok(()),
         Control::Stop => Err(Error::Cancelled),
     }
+}
+
+/// Width and height in pixels that the U-Net was trained for.
+pub(crate) fn usual_size(config: &StableDiffusionConfig) -> (usize, usize) {
+    let latents = |value: &Value| value.as_u64().map(|n| n as usize);
+    let (height, width) = match &config.unet.sample_size {
+        Some(Value::Array(sides)) => (sides.first().and_then(latents), sides.get(1).and_then(latents)),
+        Some(side) => (latents(side), latents(side)),
+        None => (None, None),
+    };
+    let factor = config.vae.downscale();
+    (width.unwrap_or(USUAL_SIZE) * factor, height.unwrap_or(USUAL_SIZE) * factor)
 }

@@ -224,7 +224,7 @@ pub fn room(prompt: usize, max_tokens: Option<usize>, context: usize) -> Result<
         return Err(Error::request(format!("the prompt has {prompt} tokens, the model reads {context} at once"))
             .with_help(format!(
                 "shorten it to {} tokens or fewer, or choose a model with a longer context",
-                context.saturating_sub(1)
+                context.saturating_sub(max_tokens.map_or(1, |asked| asked.saturating_sub(1).max(1)))
             )));
     }
     // The last token generated is not read again: it needs no place.
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_no_model_can_do_is_refused_by_name_and_value() {
-        assert_eq!(refusal(|r| r.sampling.temperature = -1.0), "temperature -1 is not over 0");
+        assert_eq!(refusal(|r| r.sampling.temperature = -1.0), "temperature -1 is no number from 0");
         assert_eq!(refusal(|r| r.sampling.top_k = Some(0)), "top-k 0 leaves no token");
         assert_eq!(refusal(|r| r.sampling.repetition = f32::NAN), "repetition penalty NaN is outside 0.01 to 100");
         assert_eq!(refusal(|r| r.max_tokens = Some(0)), "max tokens 0 leaves nothing to do");

@@ -62,7 +62,8 @@ impl LanguageModel {
         on_event: &mut dyn FnMut(usize, &Event) -> bool,
     ) -> Result<Vec<Generated>> {
         if !(1..=MOST).contains(&width) {
-            return Err(Error::request(format!("{width} texts at the same time are not 1 to {MOST}")));
+            return Err(Error::request(format!("{width} texts at the same time are not 1 to {MOST}"))
+                .with_help("8 are usual; 1 makes one after the other"));
         }
         // 1. Everything is checked before the first text begins.
         let (mut prompts, mut constraints, mut ends) = (Vec::new(), Vec::new(), Vec::new());

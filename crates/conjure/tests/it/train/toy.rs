@@ -25,6 +25,8 @@ pub struct Plan {
     pub unreadable_at: Option<u64>,
     /// The validation fails.
     pub blind: bool,
+    /// Nothing is held out.
+    pub all_trained: bool,
 }
 
 impl Default for Plan {
@@ -38,6 +40,7 @@ impl Default for Plan {
             explode_at: None,
             unreadable_at: None,
             blind: false,
+            all_trained: false,
         }
     }
 }
@@ -128,6 +131,9 @@ impl Objective for Toy {
     fn validate(&mut self) -> Result<Vec<(String, f64)>> {
         if self.plan.blind {
             return Err(Error::failure("the held-out data cannot be read"));
+        }
+        if self.plan.all_trained {
+            return Ok(Vec::new());
         }
         let error = (self.predict(&self.inputs)? - &self.targets)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
         Ok(vec![("error".to_owned(), f64::from(error)), ("bf16".to_owned(), in_bf16())])

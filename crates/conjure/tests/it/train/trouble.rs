@@ -84,6 +84,26 @@ fn an_unknown_figure_to_choose_the_best_by_is_named() {
     assert!(folder.path().join("checkpoints/best.safetensors").is_file());
 }
 
+/// As with a folder of the user's own pictures, in a recipe that keeps the best.
+#[test]
+fn without_held_out_data_a_run_says_that_it_keeps_no_best_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan { all_trained: true, ..Plan::default() };
+    let mut told = Vec::new();
+    start(folder.path(), recipe(&["checkpoint.best=\"psnr\""]), &plan)
+        .unwrap()
+        .run(&mut |event| {
+            if let Event::Warning(warning) = event {
+                told.push(warning);
+            }
+            Control::Continue
+        })
+        .unwrap();
+    told.dedup();
+    assert_eq!(told, ["no data are held out, so there is no psnr by which to keep the best state"]);
+    assert!(folder.path().join("export").is_dir() && !folder.path().join("checkpoints/best.safetensors").exists());
+}
+
 #[test]
 fn an_empty_data_set_is_refused_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
