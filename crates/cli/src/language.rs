@@ -90,7 +90,7 @@ pub fn request(prompt: Prompt, args: &SamplingArgs, form: &ConstraintArgs, seed:
 
 /// Speed and context in one line.
 pub fn speed(stats: &Stats) -> String {
-    let read = report::counted(stats.read_tokens, "token");
+    let read = crate::report::counted(stats.read_tokens, "token");
     let again = if stats.reused_tokens > 0 { format!(" ({} known)", stats.reused_tokens) } else { String::new() };
     format!(
         "prompt {read}{again}, {:.1} tokens/s; {} generated, {:.1} tokens/s; context {} of {}",
