@@ -1,5 +1,6 @@
 //! `conjure evaluate ...`.
 
+mod reconstruction;
 mod translation;
 
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
         EvaluateCommand::Pictures(args) => pictures(&args),
+        EvaluateCommand::Reconstruction(args) => reconstruction::run(&args),
         EvaluateCommand::Perplexity(args) => crate::perplexity::run(&args),
         EvaluateCommand::Translation(args) => evaluate_translation::run(&args),
         EvaluateCommand::Bleu(args) => translation::bleu(&args),

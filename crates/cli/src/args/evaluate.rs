@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub enum EvaluateCommand {
     /// Ask a picture model for pictures, have a classifier look at them, and compare them with those it was trained on
     Pictures(EvaluatePicturesArgs),
+    /// Measure how like themselves held-out pictures come back: through an autoencoder, or made small and enlarged again
+    Reconstruction(ReconstructionArgs),
     /// Measure how well a language model predicts texts
     Perplexity(PerplexityArgs),
     /// Have translators translate names that they have not seen: BLEU, chrF and perplexity, side by side
@@ -172,6 +174,36 @@ pub struct EvaluateTranslationArgs {
     /// Also measure a dictionary of the training texts, which knows no grammar
     #[arg(long)]
     pub dictionary: bool,
+
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `conjure evaluate reconstruction`.
+#[derive(Debug, Args)]
+pub struct ReconstructionArgs {
+    /// The folder of an autoencoder, of a picture model, whose autoencoder is measured, or of a super-resolution network
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+
+    /// A file of pictures that `conjure data` wrote, of which the held-out concepts count, or a folder of pictures
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+
+    /// Side of the pictures in pixels [default: that of the autoencoder's training; 128 for super-resolution]
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+
+    /// Styles of the pictures [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub styles: Vec<String>,
+
+    /// Groups to leave out
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub exclude_groups: Vec<String>,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub machine: MachineArgs,

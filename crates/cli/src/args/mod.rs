@@ -15,6 +15,7 @@ pub use data::{DataCommand, EmojiArgs, FolderArgs, TranslationArgs};
 pub use embed::{EmbedArgs, EncoderArgs, SimilarArgs};
 pub use evaluate::{
     BleuArgs, DictionaryArgs, EvaluateCommand, EvaluatePicturesArgs, EvaluateTranslationArgs, PerplexityArgs,
+    ReconstructionArgs,
 };
 pub use explain::{AttentionArgs, ExplainCommand, LensArgs, OddsArgs};
 pub use image::{ImageArgs, StripArg};

@@ -5,6 +5,7 @@ mod bad_input;
 mod command;
 mod data;
 mod embed;
+mod evaluate;
 mod explain;
 mod image;
 mod language_training;

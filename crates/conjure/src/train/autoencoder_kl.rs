@@ -4,8 +4,8 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::{Pictures, to_tensor};
 use super::recipe::Recipe;
 use crate::data::{Split, spread};
-use crate::evaluate::{open_classifier, psnr, ssim};
-use crate::generate::image::pixels::to_pictures;
+use crate::evaluate::open_classifier;
+use crate::evaluate::reconstruction::{Fidelity, reconstructed};
 use crate::image_file::{Picture, grid};
 use crate::model_folder::{self, DIFFUSERS_FILE, half};
 use crate::{Error, Result};
@@ -195,9 +195,7 @@ impl Autoencoder {
     fn reconstruct(&self, indices: &[usize]) -> Result<Vec<Picture>> {
         let mut pictures = Vec::with_capacity(indices.len());
         for chunk in indices.chunks(CHUNK) {
-            let x = self.pictures.tensor(chunk, &self.device)?;
-            let latents = self.model.encode(&x, &mut NoProbe)?.mode().detach();
-            pictures.extend(to_pictures(&self.model.decode(&latents, &mut NoProbe)?.detach())?);
+            pictures.extend(reconstructed(&self.model, &self.pictures.tensor(chunk, &self.device)?)?);
         }
         Ok(pictures)
     }
@@ -317,14 +315,9 @@ impl Objective for Autoencoder {
             return Ok(Vec::new());
         }
         let reconstructions = self.reconstruct(&indices)?;
-        let (mut ratio, mut similarity) = (0.0, 0.0);
-        for (&i, reconstruction) in indices.iter().zip(&reconstructions) {
-            let original = self.pictures.picture(i)?;
-            ratio += psnr(&original, reconstruction)?;
-            similarity += ssim(&original, reconstruction)?;
-        }
-        let n = indices.len() as f64;
-        Ok(vec![("psnr".to_owned(), ratio / n), ("ssim".to_owned(), similarity / n)])
+        let originals = indices.iter().map(|&i| self.pictures.picture(i)).collect::<Result<Vec<_>>>()?;
+        let Fidelity { psnr, ssim } = Fidelity::of(&originals, &reconstructions)?;
+        Ok(vec![("psnr".to_owned(), psnr), ("ssim".to_owned(), ssim)])
     }
 
     /// Held-out pictures above their reconstructions.

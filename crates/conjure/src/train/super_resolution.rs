@@ -5,15 +5,14 @@ use super::objective::{Batch, Losses, Network, Objective};
 use super::pictures::Pictures;
 use super::recipe::Recipe;
 use crate::data::{Split, spread};
-use crate::evaluate::{psnr, ssim};
-use crate::generate::image::pixels::to_pictures;
+use crate::evaluate::reconstruction::{Fidelity, bicubic, enlarged, shrunk};
 use crate::image_file::{Picture, grid};
 use crate::model_folder::{self, TRANSFORMERS_FILE, half};
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
 use conjure_core::rng::Generator;
 use conjure_core::weights::Params;
-use conjure_core::{Device, Tensor, ops};
+use conjure_core::{Device, Tensor};
 use conjure_models::super_resolution::{self as model, SuperResolution, SuperResolutionConfig};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -113,23 +112,15 @@ impl Enlarger {
 
     /// Each picture made small, and enlarged again by bicubic interpolation and by the network.
     fn enlarged(&self, indices: &[usize]) -> Result<[Vec<Picture>; 2]> {
-        let size = self.pictures.size();
+        let scale = self.settings.model.scale;
         let (mut plain, mut made) = (Vec::new(), Vec::new());
         for chunk in indices.chunks(CHUNK) {
-            let small = shrunk(&self.pictures.tensor(chunk, &self.device)?, self.settings.model.scale)?;
-            plain.extend(to_pictures(&ops::resize_bicubic(&small, size, size)?)?);
-            made.extend(to_pictures(&self.model.forward(&small, &mut NoProbe)?.detach())?);
+            let small = shrunk(&self.pictures.tensor(chunk, &self.device)?, scale)?;
+            plain.extend(bicubic(&small, scale)?);
+            made.extend(enlarged(&self.model, &small)?);
         }
         Ok([plain, made])
     }
-}
-
-/// The mean of each `scale x scale` pixels, which is the data set's area filter for whole factors:
-/// `(batch, channels, h / scale, w / scale)`.
-fn shrunk(x: &Tensor, scale: usize) -> Result<Tensor> {
-    let (batch, channels, h, w) = x.dims4()?;
-    let parts = x.reshape((batch * channels * (h / scale), scale, w / scale, scale))?;
-    Ok(parts.mean(3)?.mean(1)?.reshape((batch, channels, h / scale, w / scale))?)
 }
 
 impl Objective for Enlarger {
@@ -172,17 +163,12 @@ impl Objective for Enlarger {
         if indices.is_empty() {
             return Ok(Vec::new());
         }
+        let originals = indices.iter().map(|&i| self.pictures.picture(i)).collect::<Result<Vec<_>>>()?;
         let mut figures = Vec::new();
         for (suffix, pictures) in ["_bicubic", ""].into_iter().zip(self.enlarged(&indices)?) {
-            let (mut ratio, mut similarity) = (0.0, 0.0);
-            for (&i, picture) in indices.iter().zip(&pictures) {
-                let original = self.pictures.picture(i)?;
-                ratio += psnr(&original, picture)?;
-                similarity += ssim(&original, picture)?;
-            }
-            let n = indices.len() as f64;
-            figures.push((format!("psnr{suffix}"), ratio / n));
-            figures.push((format!("ssim{suffix}"), similarity / n));
+            let Fidelity { psnr, ssim } = Fidelity::of(&originals, &pictures)?;
+            figures.push((format!("psnr{suffix}"), psnr));
+            figures.push((format!("ssim{suffix}"), ssim));
         }
         Ok(figures)
     }
