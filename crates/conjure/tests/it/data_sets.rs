@@ -1,7 +1,7 @@
 //! Data sets: made, written, opened again; and what strangers' files can do to them.
 
 use conjure::data::emoji::packages::{NAMES, Package, Packages, STYLES};
-use conjure::data::{Dataset, Selection, Split, emoji, folder};
+use conjure::data::{Dataset, Selection, Skipped, Split, emoji, folder};
 use conjure::image_file::Picture;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -253,6 +253,63 @@ fn one_broken_picture_among_many_is_named_and_skipped_or_refused() {
     assert!(reasons[2].starts_with("15.png: has no caption"), "{reasons:?}");
     let error = Dataset::folder(root.path(), true).err().unwrap();
     assert!(error.to_string().contains("(and 2 more)") && error.help().unwrap().contains("--strict"), "{error}");
+}
+
+/// What is skipped, by its path in the folder, sorted.
+fn told(root: &Path, skipped: &Skipped) -> Vec<String> {
+    let line = |(path, reason): &(std::path::PathBuf, String)| {
+        format!("{}: {reason}", path.strip_prefix(root).unwrap().to_string_lossy())
+    };
+    let mut lines: Vec<String> = skipped.files.iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn no_picture_and_no_caption_is_passed_over_in_silence() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    png(&root.join("a/good.png"), 2, 2, [9; 4]);
+    save(&root.join("a/good.txt"), "good");
+    png(&root.join("a-first.PNG"), 2, 2, [9; 4]);
+    save(&root.join("a-first.txt"), "first");
+    for other in ["README.md", "readme.txt", ".DS_Store", ".hidden.png", "Thumbs.db", "notes.pdf"] {
+        save(&root.join(other), "x");
+    }
+    let (set, skipped) = Dataset::folder(root, true).unwrap();
+    assert_eq!((set.record(0).source.as_str(), set.record(1).source.as_str()), ("a-first.PNG", "a/good.png"));
+    assert_eq!((set.len(), skipped.files.len()), (2, 0));
+
+    save(&root.join("grey.gif"), "x");
+    save(&root.join("grey.txt"), "grey");
+    save(&root.join("a/one.BMP"), "x");
+    save(&root.join("orphan.txt"), "nobody's");
+    let mut expected = vec![
+        "a/one.BMP: is not read: pictures end in .png, .jpg, .jpeg or .webp",
+        "grey.gif: is not read: pictures end in .png, .jpg, .jpeg or .webp",
+    ];
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        save(&root.join(std::ffi::OsStr::from_bytes(b"n\xff\xfe.png")), "x");
+        save(&root.join(std::ffi::OsStr::from_bytes(b"n\xff\xfe.txt")), "named oddly");
+        expected.push("n\u{fffd}\u{fffd}.png: its name is not UTF-8");
+    }
+    expected.push("orphan.txt: has no picture: there is none of the same name");
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    assert_eq!((set.len(), told(root, &skipped)), (2, expected.iter().map(|line| (*line).to_owned()).collect()));
+    let error = Dataset::folder(root, true).err().unwrap().to_string();
+    assert!(error.contains(&format!("(and {} more)", expected.len() - 1)), "{error}");
+
+    // With a table, text files are no captions, and every picture is either listed or told.
+    save(&root.join("metadata.jsonl"), "{\"file_name\": \"a/good.png\", \"text\": \"good\"}");
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    let told = told(root, &skipped);
+    assert_eq!((set.len(), told[0].as_str()), (1, "a-first.PNG: is not listed in metadata.jsonl"));
+    assert!(told.contains(&"grey.gif: is not listed in metadata.jsonl".to_owned()), "{told:?}");
+    assert!(!told.iter().any(|line| line.contains(".txt")), "{told:?}");
+    let error = Dataset::folder(root, true).err().unwrap().to_string();
+    assert!(error.contains("is not listed in metadata.jsonl (and "), "{error}");
 }
 
 #[test]
