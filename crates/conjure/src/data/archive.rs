@@ -45,7 +45,9 @@ pub(super) struct Line {
 impl Line {
     /// Parses a line.
     pub fn parse(line: &str) -> std::result::Result<Self, String> {
-        let mut line: Self = serde_json::from_str(line).map_err(|e| e.to_string())?;
+        // The JSON's line is always the first, while a message names the table's.
+        let explain = |e: serde_json::Error| e.to_string().replace(" at line 1 column ", " at column ");
+        let mut line: Self = serde_json::from_str(line).map_err(explain)?;
         if line.record.labels.is_empty() && !line.text.trim().is_empty() {
             line.record.labels = Arc::new([("en".to_owned(), line.text.trim().to_owned())].into());
         }

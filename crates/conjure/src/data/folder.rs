@@ -12,7 +12,8 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -84,8 +85,10 @@ pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
             0 => String::new(),
             n => format!(" (and {n} more)"),
         };
-        return Err(Error::file(path, format!("{reason}{others}"))
-            .with_help("repair or remove it, or have what cannot be used skipped by leaving out --strict"));
+        let what = if *path == table { "that line" } else { "it" };
+        return Err(Error::file(path, format!("{reason}{others}")).with_help(format!(
+            "repair or remove {what}, or have what cannot be used skipped by leaving out --strict"
+        )));
     }
     if records.is_empty() {
         let first = skipped.files.first().map(|(path, reason)| format!("; {}: {reason}", path.display()));
@@ -162,33 +165,54 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The pictures that `metadata.jsonl` names.
+/// The pictures that `metadata.jsonl` names. A line that cannot be used is skipped like a picture.
 fn listed(folder: &Path, table: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
-    let text =
-        String::from_utf8(bounded(table, MAX_METADATA_BYTES)?).map_err(|_| Error::file(table, "is not UTF-8"))?;
-    let mut seen = BTreeSet::new();
+    let bytes = bounded(table, MAX_METADATA_BYTES)?;
+    let mut seen = BTreeMap::new();
     let mut candidates = Vec::new();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let refused = |m: String| Error::file(table, format!("line {}: {m}", n + 1)).with_help(CAPTIONS);
-        let Line { file_name, record, .. } = Line::parse(line).map_err(refused)?;
-        // A table from a stranger must not reach files elsewhere.
-        let inside = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
-        if file_name.is_empty() || !inside || file_name.contains('\\') {
-            return Err(refused(format!("file_name {file_name:?} is not a file of the folder")));
+    for (n, line) in without_mark(&bytes).split(|&byte| byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
         }
-        if record.labels.values().all(|label| label.trim().is_empty()) {
-            return Err(refused(format!("{file_name} has no text")));
+        match candidate(line) {
+            Ok((name, record)) => match seen.entry(PathBuf::from(&name)) {
+                Entry::Vacant(free) => {
+                    free.insert(n + 1);
+                    candidates.push((name, record));
+                }
+                Entry::Occupied(first) => {
+                    let reason = format!("line {}: {name} is named already in line {}", n + 1, first.get());
+                    skipped.files.push((table.to_owned(), reason));
+                }
+            },
+            Err(reason) => skipped.files.push((table.to_owned(), format!("line {}: {reason}", n + 1))),
         }
-        if !seen.insert(PathBuf::from(&file_name)) {
-            return Err(refused(format!("{file_name} is named twice")));
-        }
-        candidates.push((file_name, record));
     }
     let files = Files::below(folder)?;
     skipped.files.extend(files.too_deep.iter().map(|inner| (folder.join(inner), TOO_DEEP.to_owned())));
-    let unlisted = files.pictures.iter().chain(&files.other_pictures).filter(|inner| !seen.contains(*inner));
+    let unlisted = files.pictures.iter().chain(&files.other_pictures).filter(|inner| !seen.contains_key(*inner));
     skipped.files.extend(unlisted.map(|inner| (folder.join(inner), format!("is not listed in {METADATA}"))));
     Ok(candidates)
+}
+
+/// What a line of `metadata.jsonl` names, or why it cannot be used.
+fn candidate(line: &[u8]) -> std::result::Result<Candidate, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
+    let Line { file_name, record, .. } = Line::parse(line)?;
+    // A table from a stranger must not reach files elsewhere.
+    let inside = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
+    if file_name.is_empty() || !inside || file_name.contains('\\') {
+        return Err(format!("file_name {file_name:?} is not a file of the folder"));
+    }
+    if record.labels.values().all(|label| label.trim().is_empty()) {
+        return Err(format!("{file_name} has no text"));
+    }
+    Ok((file_name, record))
+}
+
+/// Without the mark that some editors put before a file's text.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }
 
 /// The pictures that have a text file beside them.
@@ -209,7 +233,8 @@ fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
             continue;
         }
         let text = bounded(&caption, MAX_CAPTION_BYTES).map_err(|e| reason(&e));
-        let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()));
+        let text = text
+            .and_then(|bytes| String::from_utf8(without_mark(&bytes).to_vec()).map_err(|_| "is not UTF-8".to_owned()));
         match text.map(|text| text.trim().to_owned()) {
             Ok(text) if text.is_empty() => skipped.files.push((path, "its caption is empty".to_owned())),
             Ok(text) => {

@@ -353,8 +353,47 @@ fn a_table_of_captions_stays_inside_its_folder() {
     }
     let error = table("{\"file_name\": \"more/half.png\"}").err().unwrap().to_string();
     assert!(error.contains("line 1: more/half.png has no text"), "{error}");
-    let twice = "{\"file_name\": \"more/half.png\", \"text\": \"x\"}\n".repeat(2);
-    assert!(table(&twice).err().unwrap().to_string().contains("line 2: more/half.png is named twice"));
+}
+
+#[test]
+fn a_bad_line_of_a_table_is_told_with_its_number() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    png(&root.join("a.png"), 2, 2, [9; 4]);
+    png(&root.join("b.png"), 2, 2, [9; 4]);
+    let lines = [
+        "\u{feff}{\"file_name\": \"a.png\", \"text\": \"first\"}",
+        "{\"file_name\": \"c.png\"}",
+        "{\"file_name\": \"c.png\", \"text\": \" \"}",
+        "",
+        "{bad",
+        "{\"file_name\": \"../c.png\", \"text\": \"elsewhere\"}",
+        "{\"file_name\": \"a.png\", \"text\": \"second\"}",
+        "{\"file_name\": \"b.png\", \"text\": \"last\"}\r",
+    ];
+    let mut text = lines.join("\n").into_bytes();
+    text.extend(b"\n\xff\xfe\n");
+    save(&root.join("metadata.jsonl"), text);
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    assert_eq!((set.len(), set.record(0).labels["en"].as_str(), set.record(1).source.as_str()), (2, "first", "b.png"));
+    let expected = [
+        "line 2: c.png has no text",
+        "line 3: c.png has no text",
+        "line 5: key must be a string at column 2",
+        "line 6: file_name \"../c.png\" is not a file of the folder",
+        "line 7: a.png is named already in line 1",
+        "line 9: is not UTF-8",
+    ];
+    assert_eq!(told(root, &skipped), expected.map(|line| format!("metadata.jsonl: {line}")));
+    let error = Dataset::folder(root, true).err().unwrap();
+    assert!(error.to_string().ends_with("metadata.jsonl: line 2: c.png has no text (and 5 more)"), "{error}");
+    assert!(error.help().unwrap().starts_with("repair or remove that line"), "{error:?}");
+
+    // The mark that some editors write is no part of a caption either.
+    std::fs::remove_file(root.join("metadata.jsonl")).unwrap();
+    save(&root.join("a.txt"), "\u{feff}marked\n");
+    let (set, _) = Dataset::folder(root, false).unwrap();
+    assert_eq!(set.record(0).labels["en"], "marked");
 }
 
 #[test]
