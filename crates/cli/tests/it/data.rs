@@ -23,6 +23,12 @@ fn a_folder_is_checked_and_packed() {
     let json = desk.conjure(&["data", "folder", "pictures", "--json"]).succeeded().stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["pictures"], &json["skipped"][0]["file"]), (&2.into(), &"pictures/c.png".into()));
+    let picture = std::fs::read(desk.path("pictures/a.png")).unwrap();
+    desk.conjure(&["data", "folder", "pictures", "--out", "pictures/a.png"]).failed(2, &["lies among", "help:"]);
+    std::fs::copy(desk.path("pictures/a.png"), desk.path("mine.png")).unwrap();
+    desk.conjure(&["data", "folder", "pictures", "--out", "mine.png"]).failed(2, &["is not replaced", "help:"]);
+    assert!([desk.path("pictures/a.png"), desk.path("mine.png")].iter().all(|p| std::fs::read(p).unwrap() == picture));
+    desk.conjure(&["data", "folder", "pictures", "--out", "set.zip"]).succeeded();
     desk.conjure(&["data", "folder", "pictures", "--strict"]).failed(2, &["c.png", "--strict"]);
     desk.conjure(&["data", "folder", "pictures", "--out", "none/set.zip"]).failed(2, &["does not exist"]);
     std::fs::create_dir(desk.path("empty")).unwrap();

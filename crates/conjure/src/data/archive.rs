@@ -135,6 +135,22 @@ pub(super) fn entry(
     Ok(bytes)
 }
 
+/// Refuses to replace what is no data set of ours: a slip of the user's must not cost a picture.
+///
+/// # Errors
+/// At `path` lies a file without a [`DESCRIPTION`] in it.
+pub(super) fn check_replaceable(path: &Path) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    match ZipArchive::new(BufReader::new(file)) {
+        Ok(archive) if archive.index_for_name(DESCRIPTION).is_some() => Ok(()),
+        _ => Err(Error::file(path, "is a file that is no data set of conjure's, and is not replaced")
+            .with_help("give the data set another name, or remove that file first")),
+    }
+}
+
 fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::file(path, "there is no such file"),

@@ -102,8 +102,11 @@ pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
 /// Writes a folder's usable pictures as one file (see [`archive`]); the pictures' own bytes are kept.
 ///
 /// # Errors
-/// As [`Dataset::folder`], and a place that cannot be written to.
+/// As [`Dataset::folder`], and a place that cannot be written to, is one of the folder's own pictures or captions, or holds
+/// anything but an older data set; known before the pictures are read.
 pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skipped)> {
+    check_apart(folder, file)?;
+    archive::check_replaceable(file)?;
     let (set, skipped) = open(folder, strict)?;
     let Pixels::Folder(files) = set.pixels() else { return Err(Error::file(folder, "is no folder of pictures")) };
     let records: Vec<Record> = (0..set.len()).map(|i| set.record(i).clone()).collect();
@@ -115,6 +118,28 @@ pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skippe
     let description = json!({ "format": "conjure data set 1", "pictures": records.len() });
     archive::write(file, &description, &names, &records, |i| read_bytes(&files[i]))?;
     Ok((Dataset::open(file)?, skipped))
+}
+
+/// Refuses a file that the folder's next reader would take for a picture, a caption or the table.
+fn check_apart(folder: &Path, file: &Path) -> Result<()> {
+    let taken = has_ending(file, &ENDINGS)
+        || has_ending(file, &OTHER_ENDINGS)
+        || has_ending(file, &["txt"])
+        || file.file_name().is_some_and(|name| name == METADATA);
+    let place = file.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let inside = match (place.canonicalize(), folder.canonicalize()) {
+        (Ok(place), Ok(folder)) => place.starts_with(folder),
+        // What is not there is told by others.
+        _ => false,
+    };
+    if taken && inside {
+        return Err(Error::file(
+            file,
+            "is no place for the data set: it lies among the pictures and captions that are read",
+        )
+        .with_help("name a file in another folder, such as pictures.zip"));
+    }
+    Ok(())
 }
 
 /// A picture file on white.

@@ -413,3 +413,39 @@ fn a_packed_folder_is_the_same_data_set() {
         assert_eq!(packed.rgb(i, 3).unwrap(), loose.rgb(i, 3).unwrap());
     }
 }
+
+#[test]
+fn packing_replaces_older_data_sets_only() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let pictures = root.join("pictures");
+    png(&pictures.join("a.png"), 2, 2, [10, 200, 30, 255]);
+    save(&pictures.join("a.txt"), "green");
+    let refused = |file: &Path| {
+        let before = std::fs::read(file).ok();
+        let error = folder::pack(&pictures, true, file).err().unwrap();
+        assert_eq!(std::fs::read(file).ok(), before);
+        assert!(error.help().is_some() && error.exit_code() == 2, "{error:?}");
+        error.to_string()
+    };
+    for among in ["a.png", "a.txt", "b.JPG", "metadata.jsonl", "../pictures/c.gif"] {
+        assert!(refused(&pictures.join(among)).contains("lies among the pictures"), "{among}");
+    }
+    save(&root.join("mine.png"), "mine");
+    assert!(
+        refused(&root.join("mine.png"))
+            .ends_with("mine.png: is a file that is no data set of conjure's, and is not replaced")
+    );
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(root.join("other.zip")).unwrap());
+    archive.start_file("thesis.txt", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.finish().unwrap();
+    assert!(refused(&root.join("other.zip")).contains("is not replaced"));
+
+    // A place in the folder that is never taken for a picture will do, and so will an older data set.
+    let file = pictures.join("set.zip");
+    let (first, _) = folder::pack(&pictures, true, &file).unwrap();
+    save(&pictures.join("a.txt"), "very green");
+    let (second, _) = folder::pack(&pictures, true, &file).unwrap();
+    assert_ne!(first.digest(), second.digest());
+    assert_eq!(second.record(0).labels["en"], "very green");
+}
