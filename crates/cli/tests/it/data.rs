@@ -33,7 +33,8 @@ fn a_folder_is_checked_and_packed() {
     desk.conjure(&["data", "folder", "pictures", "--out", "none/set.zip"]).failed(2, &["does not exist"]);
     std::fs::create_dir(desk.path("empty")).unwrap();
     desk.conjure(&["data", "folder", "empty"]).failed(2, &["holds no pictures", "metadata.jsonl"]);
-    desk.conjure(&["data", "folder", "nowhere"]).failed(1, &["nowhere"]);
+    desk.conjure(&["data", "folder", "nowhere"]).failed(2, &["nowhere: there is no such folder", "help:"]);
+    desk.conjure(&["data", "folder", "set.zip"]).failed(2, &["set.zip: is a file, and a folder", "data.file"]);
 }
 
 #[test]

@@ -45,6 +45,15 @@ type Candidate = (String, Record);
 
 /// See [`Dataset::folder`].
 pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
+    if !folder.is_dir() {
+        let message = match folder.exists() {
+            true => "is a file, and a folder of pictures is needed",
+            false => "there is no such folder",
+        };
+        return Err(Error::file(folder, message).with_help(
+            "name a folder of pictures; a file that conjure data wrote is what data.file in a recipe takes",
+        ));
+    }
     let mut skipped = Skipped::default();
     let table = folder.join(METADATA);
     let candidates =

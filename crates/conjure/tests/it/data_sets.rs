@@ -326,7 +326,13 @@ fn folders_without_anything_to_learn_from_are_refused() {
     save(&root.path().join("a.txt"), "a square");
     save(&root.path().join("a.png"), "no picture");
     assert!(refused().contains("no picture can be used"));
-    assert!(Dataset::folder(root.path().join("none"), false).is_err());
+    for (name, message) in
+        [("none", "there is no such folder"), ("a.png", "is a file, and a folder of pictures is needed")]
+    {
+        let error = Dataset::folder(root.path().join(name), false).err().unwrap();
+        assert!(error.to_string().ends_with(&format!("{name}: {message}")), "{error}");
+        assert!(error.help().unwrap().contains("data.file") && error.exit_code() == 2, "{error:?}");
+    }
 }
 
 #[test]
