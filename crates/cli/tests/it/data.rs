@@ -52,6 +52,23 @@ fn emoji_need_their_packages() {
     assert!(!desk.path("set").exists());
 }
 
+#[test]
+fn folders_that_cannot_be_written_are_refused_before_work() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("file"), "kept").unwrap();
+    // The packages, the judge and the data are not there either: nobody has come to look for them.
+    let judge = ["evaluate", "pictures", "model", "--judge", "judge", "--data", "data.zip"];
+    for command in [&["data", "emoji", "--from", "none"][..], &["data", "translation", "--from", "none"], &judge] {
+        let out = |place: &str| desk.conjure(&[command, &["--out", place]].concat());
+        out("file").failed(2, &["file: is a file, and a folder is needed", "help:"]);
+        out("file/inner").failed(2, &["file: is a file, and a folder is needed", "help:"]);
+        #[cfg(target_os = "linux")]
+        out("/proc/d2").failed(2, &["/proc/d2: cannot be written", "help: choose a place"]);
+    }
+    assert_eq!(desk.files(), ["file"]);
+    assert_eq!(std::fs::read(desk.path("file")).unwrap(), b"kept");
+}
+
 /// Packages of three things in two languages, unpacked.
 fn packages_of_names(desk: &Desk) {
     let save = |package: &str, file: &str, content: String| {
