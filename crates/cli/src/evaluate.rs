@@ -66,6 +66,7 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
             if interrupt::requested() { Control::Stop } else { Control::Continue }
         })?;
     write(args, &outcome)?;
+    outcome.notes.iter().for_each(|line| report::note(line));
     let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
     report::result(&if args.machine.json { text } else { readable(&outcome) })?;
     Ok(ExitCode::SUCCESS)
