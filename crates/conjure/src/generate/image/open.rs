@@ -6,7 +6,7 @@ use super::shipped::{SHIPPED, find};
 use super::tiny;
 use super::words::Tokenizers;
 use crate::digest::model_digest;
-use crate::model_folder::read_text;
+use crate::model_folder::{check_weights, read_text};
 use crate::tokens::ClipTokenizer;
 use conjure_core::sampling::SchedulerConfig;
 use conjure_core::{DType, Device, Error, Result, weights};
@@ -40,6 +40,7 @@ impl Opened {
             return Err(Error::file(path, "not found")
                 .with_help("--model takes a diffusers folder or a single .safetensors or .ckpt file"));
         }
+        check_weights(path)?;
         let (config, sources) = Sources::single_file(&weights::open(path)?).map_err(|error| match error {
             Error::Request { message, help } => {
                 let located = Error::file(path, message);

@@ -2,7 +2,7 @@
 
 use crate::model_folder::read_text;
 use crate::{Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named.
@@ -75,16 +75,20 @@ pub(super) fn named_folder() -> Result<Option<PathBuf>> {
 }
 
 /// What a model's folder recommends in `generation_config.json`; entries that it leaves out are none.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Recommended {
     /// Denoising steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<usize>,
     /// Scale of classifier-free guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
     /// How many times higher and wider finished pictures are made: 2 or 4, or 1 for not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upscale: Option<usize>,
     /// Candidates of which the model's own judge keeps the best, where no seed names one picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub best_of: Option<usize>,
 }
 
