@@ -30,6 +30,7 @@ fn make_emoji(args: EmojiArgs) -> Result<ExitCode> {
         languages: or_all(args.languages, all.languages),
         size: args.size,
     };
+    output::check_folder(&args.out, &[emoji::FILE_NAME, "sheet.png", "summary.json"])?;
     let packages = packages(args.from)?;
     let mut progress = Progress::new();
     let made = emoji::make(&request, &packages, &mut |done, of| {
@@ -70,6 +71,7 @@ fn packages(from: Option<PathBuf>) -> Result<Packages> {
 }
 
 fn make_translation(args: TranslationArgs) -> Result<ExitCode> {
+    output::check_folder(&args.out, &[translation::make::FILE_NAME, "summary.json"])?;
     let made = translation::make::make(&args.languages, &packages(args.from)?)?;
     let mut progress = Progress::new();
     let summary = made.save(&args.out, &mut |done, of| {

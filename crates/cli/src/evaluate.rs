@@ -6,7 +6,7 @@ mod translation;
 use crate::args::{EvaluateCommand, EvaluatePicturesArgs};
 use crate::evaluate_translation;
 use crate::progress::Progress;
-use crate::{interrupt, report};
+use crate::{interrupt, output, report};
 use conjure::evaluate::{self, Judge, Obedience, Outcome, Settings};
 use conjure::generate::image::{BestOf, Control, Pipeline, Recommended};
 use conjure::image_file::{write_atomically, write_png};
@@ -14,6 +14,9 @@ use conjure::train::pictures::Pictures;
 use conjure::train::recipe::Data;
 use conjure::{Error, Result};
 use std::process::ExitCode;
+
+/// What is written for people and machines to look at.
+const FILES: [&str; 4] = ["report.json", "prompts.txt", "samples.png", "neighbours.png"];
 
 pub fn run(command: EvaluateCommand) -> Result<ExitCode> {
     match command {
@@ -35,6 +38,7 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
             Error::request("--prompts is 0 or --languages is empty").with_help("20 prompts or more tell something")
         );
     }
+    output::check_folder(&args.out, &FILES)?;
     let device = args.device.device.open()?;
     let judge = Judge::open(&args.judge, &device)?;
     let pipeline = Pipeline::open_on(&args.model, None, &device)?;
@@ -48,7 +52,6 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
         ..Data::default()
     };
     let library = Pictures::open(&data, 0)?;
-    std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let usual = Settings::default();
     let settings = Settings {
         languages: args.languages.clone(),
@@ -65,6 +68,7 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
             if interrupt::requested() { Control::Stop } else { Control::Continue }
         })?;
     write(args, &outcome)?;
+    outcome.notes.iter().for_each(|line| report::note(line));
     let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
     report::result(&if args.machine.json { text } else { readable(&outcome) })?;
     Ok(ExitCode::SUCCESS)
@@ -72,12 +76,12 @@ fn pictures(args: &EvaluatePicturesArgs) -> Result<ExitCode> {
 
 fn write(args: &EvaluatePicturesArgs, outcome: &Outcome) -> Result<()> {
     let text = serde_json::to_string_pretty(&outcome.report).map_err(|e| Error::failure(e.to_string()))?;
-    write_atomically(&args.out.join("report.json"), |file| writeln!(file, "{text}"))?;
-    write_atomically(&args.out.join("prompts.txt"), |file| {
-        outcome.prompts.iter().try_for_each(|prompt| writeln!(file, "{prompt}"))
-    })?;
-    write_png(&args.out.join("samples.png"), &outcome.sheet, None)?;
-    write_png(&args.out.join("neighbours.png"), &outcome.neighbours, None)
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let [report, prompts, samples, neighbours] = FILES.map(|name| args.out.join(name));
+    write_atomically(&report, |file| writeln!(file, "{text}"))?;
+    write_atomically(&prompts, |file| outcome.prompts.iter().try_for_each(|prompt| writeln!(file, "{prompt}")))?;
+    write_png(&samples, &outcome.sheet, None)?;
+    write_png(&neighbours, &outcome.neighbours, None)
 }
 
 fn readable(outcome: &Outcome) -> String {

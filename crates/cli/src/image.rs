@@ -21,7 +21,7 @@ pub fn run(args: ImageArgs) -> Result<ExitCode> {
     let folder = match &args.model.model {
         Some(path) if is_built_in(path) => None,
         Some(path) => Some(path.clone()),
-        None => image::shipped(image::DEFAULT_MODEL),
+        None => image::find(image::DEFAULT_MODEL)?,
     };
     let recommended = folder.as_deref().map(Recommended::read).transpose()?.unwrap_or_default();
     let request = request(&args, seed, &recommended)?;
@@ -122,7 +122,7 @@ pub fn open(model: &ModelArgs, device: &Device) -> Result<Pipeline> {
             if model.tokenizer.is_some() {
                 return Err(Error::request("a tokenizer without a model").with_help("add --model FILE"));
             }
-            if image::shipped(image::DEFAULT_MODEL).is_some() {
+            if image::find(image::DEFAULT_MODEL)?.is_some() {
                 return Pipeline::shipped(image::DEFAULT_MODEL, device);
             }
             report::note(

@@ -1,6 +1,6 @@
 //! Where pictures go: names that replace nothing by accident, and files that are whole or absent.
 
-use conjure::image_file::write::check_destination;
+use conjure::image_file::write;
 use conjure::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -58,12 +58,26 @@ impl Targets {
 /// # Errors
 /// The folder is missing or takes no new files, or the path is a folder.
 pub fn check_writable(path: &Path) -> Result<()> {
-    check_destination(path).map_err(|error| match error {
+    write::check_destination(path).map_err(elsewhere)
+}
+
+/// Refuses a folder that cannot be made if needed, or in which these files cannot be written, before hours of work go into
+/// their content.
+///
+/// # Errors
+/// Where the folder is, or would be, lies a file or nothing may be written; one of the files is a folder.
+pub fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
+    write::check_folder(folder, files).map_err(elsewhere)
+}
+
+/// The system's refusal as an error of the request.
+fn elsewhere(error: Error) -> Error {
+    match error {
         Error::Io { path, source } => {
             Error::file(path, format!("cannot be written: {source}")).with_help("choose a place that you may write to")
         }
         other => other,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! What a model is, what it needs, and what is wrong with it; no memory is taken for its weights.
 
-use crate::generate::image::open::Opened;
+use crate::evaluate::fit::{self, IMAGE_ENCODER, NAMES, has_image_encoder};
+use crate::generate::image::Recommended;
+use crate::generate::image::open::{Opened, open_tokenizers};
+use crate::generate::translate::SequenceModel;
 use crate::model_folder;
-use conjure_core::weights::{self, Fit, TensorSource};
+use conjure_core::weights::{self, Fit, ParameterSpec, Params, TensorSource};
 use conjure_core::{Error, Result};
 use conjure_models::decoder::{self, DecoderConfig, ModelType};
+use conjure_models::image_classifier::{ImageClassifier, ImageClassifierConfig};
 use conjure_models::stable_diffusion::StableDiffusion;
+use conjure_models::super_resolution::{SuperResolution, SuperResolutionConfig};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +20,8 @@ use std::sync::Arc;
 
 /// Names shown of a longer list.
 const SHOWN: usize = 8;
+/// The file that diffusers, and we, save a picture model's LoRA as.
+const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
 
 /// An explanation of a model, for people ([`fmt::Display`]) and machines ([`Serialize`]).
 #[derive(Clone, Debug, Serialize)]
@@ -31,8 +38,11 @@ pub struct Inspection {
     pub inpainting: bool,
     /// Its parts; a single one for a file that holds no whole model.
     pub components: Vec<Component>,
-    /// What else the file says about its model: name, architecture, context, tokenizer, tensors by format. Empty but for
-    /// GGUF.
+    /// What a picture model's folder recommends for its use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended: Option<Recommended>,
+    /// What else is to be said: of a GGUF file name, architecture, context, tokenizer and tensors by format; of what only
+    /// changes a model, how it is used.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<&'static str, String>,
     /// Elements of all weights.
@@ -94,18 +104,23 @@ impl Component {
 }
 
 impl Inspection {
-    /// Looks at a diffusers folder, a single-file checkpoint, a text model, or the weights of one component.
+    /// Looks at a diffusers folder, a single-file checkpoint, a text model, another network that `conjure train` exports, what
+    /// changes a model (a LoRA, learned tokens), or the weights of one component.
     ///
     /// # Errors
     /// Nothing there, a damaged file, a folder that is no model.
     pub fn new(path: &Path) -> Result<Self> {
+        let lora = path.join(LORA_FILE);
+        if lora.is_file() && !path.join("config.json").exists() {
+            return Self::new(&lora);
+        }
         let opened = match Opened::new(path) {
             Ok(opened) => opened,
             // Not a whole model: the weights may still say what they are.
             Err(error) => match weights::open(path) {
                 Ok(source) if source.gguf().is_some() => return Ok(Self::language_model(path, source.as_ref())),
                 Ok(source) => {
-                    let whole = Self::text_model(path, &source)?;
+                    let whole = Self::transformers_folder(path, &source)?;
                     return Ok(whole.unwrap_or_else(|| Self::part(path, source.as_ref(), &error)));
                 }
                 Err(_) => return Err(error),
@@ -118,10 +133,28 @@ impl Inspection {
                 components.push(Component::new(name, source.as_ref(), weights::check(&asked, source.as_ref())));
             }
         }
+        let mut problems: Vec<String> = components.iter().filter_map(problem).collect();
+        let mut recommended = None;
+        if path.is_dir() {
+            if has_image_encoder(path) {
+                match judge(path) {
+                    Ok(component) => {
+                        problems.extend(problem(&component));
+                        components.push(component);
+                    }
+                    Err(error) => problems.push(with_help(&error)),
+                }
+            }
+            match Recommended::read(path) {
+                Ok(read) => recommended = Some(read).filter(|read| *read != Recommended::default()),
+                Err(error) => problems.push(with_help(&error)),
+            }
+            problems.extend(open_tokenizers(path, None, config).err().map(|error| with_help(&error)));
+        }
         let text = |key: &str| config.scheduler.get(key).and_then(Value::as_str).map(str::to_owned);
-        let problems = components.iter().filter_map(problem).collect();
         Ok(Self {
             path: path.to_path_buf(),
+            recommended,
             family: config.family().name().to_owned(),
             scheduler: text("_class_name"),
             prediction_type: Some(text("prediction_type").unwrap_or_else(|| "epsilon".to_owned())),
@@ -145,32 +178,68 @@ impl Inspection {
         Self { path: path.to_path_buf(), family, details, problems, memory_bytes, ..sum }
     }
 
-    /// A folder of transformers for text; nothing if its config says something else.
-    fn text_model(path: &Path, source: &Arc<dyn TensorSource>) -> Result<Option<Self>> {
+    /// A folder with a `config.json`, as transformers and we save what is no whole picture model; nothing if it says something
+    /// else.
+    fn transformers_folder(path: &Path, source: &Arc<dyn TensorSource>) -> Result<Option<Self>> {
         let Some(text) = model_folder::read_text(&path.join("config.json"))? else { return Ok(None) };
-        let kind = serde_json::from_str::<Value>(&text)
-            .ok()
-            .and_then(|config| Some(config["model_type"].as_str()?.to_owned()));
-        let (what, fit) = match kind.as_deref() {
-            Some(kind) if ModelType::named(kind).is_some() => {
+        let config = serde_json::from_str::<Value>(&text).unwrap_or_default();
+        let Some(kind) = config["model_type"].as_str().or_else(|| config["_class_name"].as_str()) else {
+            return Ok(None);
+        };
+        let fits = |asked: Vec<ParameterSpec>| weights::check(&asked, source.as_ref());
+        let params = Params::outline();
+        let (what, fit) = match kind {
+            kind if ModelType::named(kind).is_some() => {
                 let config = DecoderConfig::from_json(&text)?;
                 let source = decoder::canonical(source.clone(), &config)?;
                 ("language model", weights::check(&decoder::asked(&config)?, source.as_ref()))
             }
-            Some("bert" | "roberta" | "xlm-roberta") => ("encoder of texts", Fit::default()),
-            Some("marian" | "t5" | "mt5") => ("translator of texts", Fit::default()),
+            "bert" | "roberta" | "xlm-roberta" => ("encoder of texts", Fit::default()),
+            "marian" | "t5" | "mt5" => ("translator of texts", Fit::default()),
+            "lstm_attention" => {
+                SequenceModel::from_json(&params, &text)?;
+                ("translator of texts", fits(params.asked()))
+            }
+            "super_resolution" => {
+                SuperResolution::new(&params, &SuperResolutionConfig::from_json(&text)?)?;
+                ("network that makes pictures bigger", fits(params.asked()))
+            }
+            "image_classifier" => {
+                ImageClassifier::new(&params, &ImageClassifierConfig::from_json(&text)?)?;
+                let mut fit = fits(params.asked());
+                // A judge of candidates has them beside the classifier.
+                fit.unexpected.retain(|name| name != NAMES);
+                ("classifier of pictures", fit)
+            }
+            "clip" => ("judge of pictures and words", Fit::default()),
+            "clip_text_model" | "AutoencoderKL" | "UNet2DConditionModel" => ("part of a picture model", Fit::default()),
             _ => return Ok(None),
         };
         let components = vec![Component::new("weights", source.as_ref(), fit)];
         let problems = components.iter().filter_map(problem).collect();
-        let family = format!("{what}, {}", kind.unwrap_or_default());
-        Ok(Some(Self { path: path.to_path_buf(), family, problems, ..Self::sum(components) }))
+        Ok(Some(Self {
+            path: path.to_path_buf(),
+            family: format!("{what}, {kind}"),
+            problems,
+            ..Self::sum(components)
+        }))
     }
 
+    /// Weights that are no whole model. What is made to change one has nothing wrong with it.
     fn part(path: &Path, source: &dyn TensorSource, error: &Error) -> Self {
         let components = vec![Component::new("weights", source, Fit::default())];
-        let family = components[0].family.clone().unwrap_or_else(|| "weights of an unknown model".to_owned());
-        Self { path: path.to_path_buf(), family, problems: vec![with_help(error)], ..Self::sum(components) }
+        let family = components[0].family.clone();
+        let (family, problems, used) = match family.as_deref() {
+            Some("LoRA") => ("LoRA".to_owned(), Vec::new(), Some("with --lora, beside the model that it changes")),
+            _ if is_learned(source) => (
+                "learned tokens (textual inversion)".to_owned(),
+                Vec::new(),
+                Some("with --embedding, beside the model that it was learned for"),
+            ),
+            _ => (family.unwrap_or_else(|| "weights of an unknown model".to_owned()), vec![with_help(error)], None),
+        };
+        let details = used.map(|used| ("used", used.to_owned())).into_iter().collect();
+        Self { path: path.to_path_buf(), family, problems, details, ..Self::sum(components) }
     }
 
     fn sum(components: Vec<Component>) -> Self {
@@ -182,6 +251,7 @@ impl Inspection {
             scheduler: None,
             prediction_type: None,
             inpainting: false,
+            recommended: None,
             details: BTreeMap::new(),
             parameters,
             stored_bytes: total(|c| c.stored_bytes),
@@ -190,6 +260,32 @@ impl Inspection {
             problems: Vec::new(),
         }
     }
+}
+
+/// The judge of candidates that a picture model brings. What another `image_encoder/` holds is counted only.
+fn judge(model: &Path) -> Result<Component> {
+    let folder = model.join(IMAGE_ENCODER);
+    let source = weights::open(&folder)?;
+    let kind = model_folder::config(&folder, |text| {
+        serde_json::from_str::<Value>(text).map_err(|e| Error::request(format!("cannot be read: {e}")))
+    })?;
+    if kind["model_type"].as_str().is_some_and(|kind| kind != "image_classifier") {
+        return Ok(Component::new(IMAGE_ENCODER, source.as_ref(), Fit::default()));
+    }
+    let fit = weights::check(&fit::asked(model)?, source.as_ref());
+    let family = Some("classifier of pictures, the judge of candidates".to_owned());
+    Ok(Component { family, ..Component::new(IMAGE_ENCODER, source.as_ref(), fit) })
+}
+
+/// Whether a file holds vectors of tokens and nothing else, as [`LearnedToken`](crate::tokens::LearnedToken) reads them. A
+/// name with a dot is a layer's.
+fn is_learned(source: &dyn TensorSource) -> bool {
+    const MOST: usize = 256;
+    let infos = source.infos();
+    (1..=MOST).contains(&infos.len())
+        && infos
+            .iter()
+            .all(|(name, info)| !name.contains('.') && matches!(info.shape.rank(), 1 | 2) && info.dtype.is_float())
 }
 
 /// What is wrong, and what to do about it.
@@ -215,6 +311,11 @@ impl fmt::Display for Inspection {
         }
         if let Some(prediction) = &self.prediction_type {
             writeln!(f, "  prediction  {prediction}")?;
+        }
+        if let Some(recommended) = self.recommended.as_ref().and_then(|r| serde_json::to_value(r).ok()) {
+            let entries: Vec<String> =
+                recommended.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}")).collect();
+            writeln!(f, "  recommended {}", entries.join(", "))?;
         }
         for (what, value) in &self.details {
             writeln!(f, "  {what:<11} {value}")?;
@@ -256,5 +357,34 @@ fn bytes(n: usize) -> String {
         0..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
         _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conjure_core::{DType, Device};
+
+    #[test]
+    fn our_own_translator_is_known_and_compared_with_its_config() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = serde_json::json!({
+            "model_type": "lstm_attention", "vocab_size": 20, "embedding_size": 8, "hidden_size": 8, "num_layers": 1,
+            "decoder_start_token_id": 19, "pad_token_id": 19, "eos_token_id": 0,
+        });
+        let params = Params::seeded(1, DType::F32, &Device::Cpu).trainable();
+        SequenceModel::from_json(&params, &config.to_string()).unwrap();
+        let tensors = model_folder::half(&params.variables()).unwrap();
+        let mut inspect = || {
+            model_folder::write(folder.path(), model_folder::TRANSFORMERS_FILE, &config, None, &tensors).unwrap();
+            config["num_layers"] = 2.into();
+            Inspection::new(folder.path()).unwrap()
+        };
+        let whole = inspect();
+        let elements: usize = tensors.values().map(|tensor| tensor.elem_count()).sum();
+        assert_eq!((whole.family.as_str(), whole.parameters), ("translator of texts, lstm_attention", elements));
+        assert_eq!((whole.problems.len(), whole.components[0].unexpected.len()), (0, 0));
+        let other = inspect();
+        assert!(other.problems[0].starts_with("weights: ") && !other.components[0].missing.is_empty(), "{other}");
     }
 }

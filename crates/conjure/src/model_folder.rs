@@ -8,8 +8,11 @@ use conjure_models::clip_text::{self, ClipTextConfig};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
+use zip::ZipArchive;
 
 /// Name of the weights' file in transformers' folders.
 pub const TRANSFORMERS_FILE: &str = "model.safetensors";
@@ -32,6 +35,59 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     String::from_utf8(bytes).map(Some).map_err(|_| Error::file(path, "is not text"))
+}
+
+/// Refuses a file whose beginning says that it holds no weights: the numbers that a reader of weights would find in it mean
+/// nothing to a user.
+///
+/// # Errors
+/// It cannot be read, or is a picture, a text, an archive or something else that no model is saved as.
+pub fn check_weights(path: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).map_err(|e| Error::io(path, e))?;
+    match other_kind(path, &start) {
+        Some(kind) => Err(Error::file(path, format!("is {kind}, neither a safetensors nor a GGUF file"))
+            .with_help("name a .safetensors, .gguf or .ckpt file, or a model's folder")),
+        None => Ok(()),
+    }
+}
+
+/// What a file that begins with `start` is, where it is surely no weights; those who read weights tell the rest.
+fn other_kind(path: &Path, start: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 6] = [
+        (b"\x89PNG", "a PNG picture"),
+        (b"\xff\xd8\xff", "a JPEG picture"),
+        (b"GIF8", "a GIF picture"),
+        (b"RIFF", "a WebP picture, a sound or a film"),
+        (b"%PDF", "a PDF document"),
+        (b"\x1f\x8b", "a gzip archive"),
+    ];
+    if let Some((_, kind)) = KINDS.iter().find(|(sign, _)| start.starts_with(sign)) {
+        return Some(kind);
+    }
+    if start.starts_with(b"PK\x03\x04") {
+        // PyTorch's checkpoints are archives too, with the tensors' list in a pickle.
+        let archive = ZipArchive::new(BufReader::new(File::open(path).ok()?)).ok()?;
+        let checkpoint = archive.file_names().flatten().any(|name| name.ends_with(".pkl"));
+        return (!checkpoint).then_some("a zip archive without a checkpoint in it");
+    }
+    // Safetensors have a JSON object after eight bytes; a pickle, an index of shards, a page in place of the file, or what
+    // git keeps for it are known to those who read weights.
+    let pickle_or_gguf = start.starts_with(b"\x80") || start.starts_with(b"GGUF");
+    let told = path.extension().is_some_and(|e| e == "json" || e == "gguf")
+        || start.starts_with(b"version https://git-lfs")
+        || start.trim_ascii_start().starts_with(b"<");
+    if start.len() < 9 || start[8] == b'{' || pickle_or_gguf || told {
+        return None;
+    }
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        // The last character may be cut.
+        Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).unwrap_or_default(),
+        Err(_) => return Some("a file of another kind"),
+    };
+    let printable = text.chars().all(|c| !c.is_control() || c.is_whitespace());
+    Some(if printable { "text" } else { "a file of another kind" })
 }
 
 /// The config in `folder`, as `parse` reads it, and its weights in f32, for `device`.
@@ -159,4 +215,49 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_surely_no_weights_is_told_by_its_beginning() {
+        let of = |name: &str, start: &[u8]| other_kind(Path::new(name), start);
+        assert_eq!(of("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Some("a PNG picture"));
+        assert_eq!(of("a.safetensors", b"\xff\xd8\xff\xe0\0\x10JFIF"), Some("a JPEG picture"));
+        assert_eq!(of("a.md", "# Modelle für Bilder".as_bytes()), Some("text"));
+        // Cut in the middle of a character.
+        assert_eq!(of("a.md", &"Modell für".as_bytes()[..9]), Some("text"));
+        assert_eq!(of("a", b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09"), Some("a file of another kind"));
+        for (name, start) in [
+            ("a.safetensors", &b"\x40\0\0\0\0\0\0\0{\"x\":"[..]),
+            ("a.safetensors", b"abc"),
+            ("a.safetensors", b"<!DOCTYPE html>"),
+            ("a.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+            ("a.gguf", b"GGUF\x03\0\0\0\x01\0"),
+            ("a.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"),
+            ("a.index.json", b"{ \"weight_map\": {} }"),
+        ] {
+            assert_eq!(of(name, start), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_archive_is_weights_if_a_checkpoint_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.zip");
+        let refused = |entry: &str| {
+            let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+            archive.start_file(entry, zip::write::SimpleFileOptions::default()).unwrap();
+            archive.finish().unwrap();
+            check_weights(&path).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused("archive/data.pkl"), None);
+        let message = refused("metadata.jsonl").unwrap();
+        assert!(
+            message
+                .ends_with("a.zip: is a zip archive without a checkpoint in it, neither a safetensors nor a GGUF file")
+        );
+    }
 }

@@ -82,7 +82,7 @@ pub struct FolderArgs {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 
-    /// Refuse the folder if any picture is broken or has no caption
+    /// Refuse the folder if any picture or caption in it cannot be used, instead of skipping it
     #[arg(long)]
     pub strict: bool,
 

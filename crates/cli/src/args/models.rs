@@ -20,7 +20,8 @@ pub enum ModelsCommand {
 /// `conjure models inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A diffusers folder, a single .safetensors or .ckpt file, a folder of a text model, or a .gguf file
+    /// A diffusers folder, a single .safetensors or .ckpt file, a folder of a text model or of another network, or a .gguf
+    /// file
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 

@@ -23,11 +23,18 @@ fn a_folder_is_checked_and_packed() {
     let json = desk.conjure(&["data", "folder", "pictures", "--json"]).succeeded().stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["pictures"], &json["skipped"][0]["file"]), (&2.into(), &"pictures/c.png".into()));
+    let picture = std::fs::read(desk.path("pictures/a.png")).unwrap();
+    desk.conjure(&["data", "folder", "pictures", "--out", "pictures/a.png"]).failed(2, &["lies among", "help:"]);
+    std::fs::copy(desk.path("pictures/a.png"), desk.path("mine.png")).unwrap();
+    desk.conjure(&["data", "folder", "pictures", "--out", "mine.png"]).failed(2, &["is not replaced", "help:"]);
+    assert!([desk.path("pictures/a.png"), desk.path("mine.png")].iter().all(|p| std::fs::read(p).unwrap() == picture));
+    desk.conjure(&["data", "folder", "pictures", "--out", "set.zip"]).succeeded();
     desk.conjure(&["data", "folder", "pictures", "--strict"]).failed(2, &["c.png", "--strict"]);
     desk.conjure(&["data", "folder", "pictures", "--out", "none/set.zip"]).failed(2, &["does not exist"]);
     std::fs::create_dir(desk.path("empty")).unwrap();
     desk.conjure(&["data", "folder", "empty"]).failed(2, &["holds no pictures", "metadata.jsonl"]);
-    desk.conjure(&["data", "folder", "nowhere"]).failed(1, &["nowhere"]);
+    desk.conjure(&["data", "folder", "nowhere"]).failed(2, &["nowhere: there is no such folder", "help:"]);
+    desk.conjure(&["data", "folder", "set.zip"]).failed(2, &["set.zip: is a file, and a folder", "data.file"]);
 }
 
 #[test]
@@ -43,6 +50,23 @@ fn emoji_need_their_packages() {
     crate::command::Outcome::of(offline.output().unwrap()).failed(1, &["npm", "is not installed", "--from DIR"]);
     desk.conjure(&["data", "emoji", "--out", "set", "--styles", "cubist"]).failed(2, &["cubist", "noto"]);
     assert!(!desk.path("set").exists());
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_refused_before_work() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("file"), "kept").unwrap();
+    // The packages, the judge and the data are not there either: nobody has come to look for them.
+    let judge = ["evaluate", "pictures", "model", "--judge", "judge", "--data", "data.zip"];
+    for command in [&["data", "emoji", "--from", "none"][..], &["data", "translation", "--from", "none"], &judge] {
+        let out = |place: &str| desk.conjure(&[command, &["--out", place]].concat());
+        out("file").failed(2, &["file: is a file, and a folder is needed", "help:"]);
+        out("file/inner").failed(2, &["file: is a file, and a folder is needed", "help:"]);
+        #[cfg(target_os = "linux")]
+        out("/proc/d2").failed(2, &["/proc/d2: cannot be written", "help: choose a place"]);
+    }
+    assert_eq!(desk.files(), ["file"]);
+    assert_eq!(std::fs::read(desk.path("file")).unwrap(), b"kept");
 }
 
 /// Packages of three things in two languages, unpacked.

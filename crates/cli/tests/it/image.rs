@@ -45,6 +45,22 @@ fn the_shipped_model_is_the_default_and_the_built_in_one_has_a_name() {
 }
 
 #[test]
+fn a_variable_that_leads_to_no_model_is_refused() {
+    let desk = Desk::new();
+    std::fs::create_dir_all(desk.path("models/emoji")).unwrap();
+    let run = |variable: &str, args: &[&str]| {
+        Outcome::of(desk.command().env("CONJURE_MODELS", variable).args(args).output().unwrap())
+    };
+    let image = ["image", "x", "--steps", "1", "-o", "x.png"];
+    run("/nonexistent", &image).failed(2, &["CONJURE_MODELS is /nonexistent, and there is no such folder", "help:"]);
+    run("models", &image)
+        .failed(2, &["CONJURE_MODELS is models, and no model emoji is in it", "emoji/model_index.json"]);
+    assert_eq!(desk.files(), ["models"]);
+    // Who names a model does not ask the variable.
+    run("/nonexistent", &[&image[..], &["--model", "built-in"]].concat()).succeeded();
+}
+
+#[test]
 fn the_same_seed_makes_the_same_file_and_another_seed_another() {
     let desk = Desk::new();
     for (name, seed, threads) in [("a.png", "1", "1"), ("b.png", "1", "3"), ("c.png", "2", "1")] {

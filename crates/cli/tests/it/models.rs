@@ -91,3 +91,102 @@ fn inspect_tells_what_does_not_fit() {
     let missing = unet["missing"].as_array().unwrap();
     assert!(missing.iter().any(|name| name == "down_blocks.0.resnets.1.conv1.weight"), "{missing:?}");
 }
+
+/// A folder of a model that comes with the program.
+fn shipped(name: &str) -> String {
+    format!("{}/../../models/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_models_that_come_with_conjure_are_known_whole() {
+    let desk = Desk::new();
+    let text = desk.conjure(&["models", "inspect", &shipped("emoji")]).succeeded().stdout;
+    for words in ["image_encoder", "the judge of candidates", "recommended num_inference_steps 20, guidance_scale 3.0"]
+    {
+        assert!(text.contains(words), "{words} is not in: {text}");
+    }
+    let json = desk.conjure(&["models", "inspect", &shipped("emoji"), "--json"]).succeeded().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let components = json["components"].as_array().unwrap();
+    let sum: u64 = components.iter().map(|component| component["parameters"].as_u64().unwrap()).sum();
+    assert_eq!((components.len(), &json["parameters"]), (4, &sum.into()));
+    assert_eq!(json["recommended"]["upscale"], 2);
+    let encoder = components.iter().find(|component| component["name"] == "image_encoder").unwrap();
+    assert_eq!((&encoder["missing"], &encoder["unexpected"]), (&serde_json::json!([]), &serde_json::json!([])));
+    for (name, words) in [
+        ("super_resolution", "network that makes pictures bigger, super_resolution"),
+        ("translator", "translator of texts, marian"),
+        ("emoji/image_encoder", "classifier of pictures, image_classifier"),
+        ("emoji/vae", "part of a picture model, AutoencoderKL"),
+    ] {
+        let text = desk.conjure(&["models", "inspect", &shipped(name)]).succeeded().stdout;
+        assert!(text.contains(words) && !text.contains("problem") && !text.contains("ignored"), "{text}");
+    }
+}
+
+#[test]
+fn inspect_tells_what_a_picture_model_lacks_beside_its_networks() {
+    let desk = Desk::new();
+    let folder = desk.model();
+    let problems = || {
+        let outcome = desk.conjure(&["models", "inspect", "model", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let problems: Vec<String> = serde_json::from_value(json["problems"].clone()).unwrap();
+        assert_eq!(outcome.code, Some(i32::from(!problems.is_empty())));
+        problems
+    };
+    assert_eq!(problems(), [""; 0]);
+    std::fs::create_dir(folder.join("image_encoder")).unwrap();
+    let copy = |name: &str| {
+        std::fs::copy(shipped("emoji/image_encoder") + "/" + name, folder.join("image_encoder").join(name))
+    };
+    copy("config.json").unwrap();
+    let missing = problems();
+    assert!(missing.len() == 1 && missing[0].contains("image_encoder: the folder holds no weights"), "{missing:?}");
+    // The names' vectors are those of another text encoder.
+    copy("model.safetensors").unwrap();
+    let misshapen = problems();
+    assert!(
+        misshapen.len() == 1 && misshapen[0].starts_with("image_encoder: 0 tensors missing, 1 of another shape;"),
+        "{misshapen:?}"
+    );
+    std::fs::remove_dir_all(folder.join("image_encoder")).unwrap();
+    std::fs::write(folder.join("generation_config.json"), "{ \"best_of\": \"many\" }").unwrap();
+    let broken = problems();
+    assert!(broken.len() == 1 && broken[0].contains("generation_config.json: cannot be read"), "{broken:?}");
+    std::fs::remove_file(folder.join("generation_config.json")).unwrap();
+    std::fs::remove_dir_all(folder.join("tokenizer")).unwrap();
+    let tokenizer = problems();
+    assert!(tokenizer.len() == 1 && tokenizer[0].contains("tokenizer"), "{tokenizer:?}");
+}
+
+#[test]
+fn inspect_knows_what_changes_a_model() {
+    let desk = Desk::new();
+    let adapters = fixture("../adapters");
+    let inspect =
+        |path: &std::path::Path| desk.conjure(&["models", "inspect", path.to_str().unwrap()]).succeeded().stdout;
+    let lora = inspect(&adapters.join("kohya.safetensors"));
+    assert!(lora.contains("kohya.safetensors: LoRA\n") && lora.contains("used        with --lora"), "{lora}");
+    let learned = inspect(&adapters.join("one_vector.safetensors"));
+    assert!(learned.contains("learned tokens") && learned.contains("with --embedding"), "{learned}");
+    // As conjure train exports it, in two layouts.
+    std::fs::create_dir(desk.path("export")).unwrap();
+    for name in ["pytorch_lora_weights.safetensors", "lora.safetensors"] {
+        std::fs::copy(adapters.join("kohya.safetensors"), desk.path("export").join(name)).unwrap();
+    }
+    let export = inspect(&desk.path("export"));
+    assert!(export.contains("export/pytorch_lora_weights.safetensors: LoRA"), "{export}");
+}
+
+#[test]
+fn inspect_says_of_other_files_what_they_are() {
+    let desk = Desk::new();
+    let picture = fixture("init.png");
+    let picture = picture.to_str().unwrap();
+    let words = ["init.png: is a PNG picture, neither a safetensors nor a GGUF file", "help:"];
+    desk.conjure(&["models", "inspect", picture]).failed(2, &words);
+    desk.conjure(&["image", "x", "--model", picture, "-o", "x.png"]).failed(2, &words);
+    std::fs::write(desk.path("notes.txt"), "what I wanted to say").unwrap();
+    desk.conjure(&["models", "inspect", "notes.txt"]).failed(2, &["notes.txt: is text, neither"]);
+}

@@ -45,7 +45,9 @@ pub(super) struct Line {
 impl Line {
     /// Parses a line.
     pub fn parse(line: &str) -> std::result::Result<Self, String> {
-        let mut line: Self = serde_json::from_str(line).map_err(|e| e.to_string())?;
+        // The JSON's line is always the first, while a message names the table's.
+        let explain = |e: serde_json::Error| e.to_string().replace(" at line 1 column ", " at column ");
+        let mut line: Self = serde_json::from_str(line).map_err(explain)?;
         if line.record.labels.is_empty() && !line.text.trim().is_empty() {
             line.record.labels = Arc::new([("en".to_owned(), line.text.trim().to_owned())].into());
         }
@@ -131,6 +133,22 @@ pub(super) fn entry(
         return Err(format!("claims {size} bytes and has others"));
     }
     Ok(bytes)
+}
+
+/// Refuses to replace what is no data set of ours: a slip of the user's must not cost a picture.
+///
+/// # Errors
+/// At `path` lies a file without a [`DESCRIPTION`] in it.
+pub(super) fn check_replaceable(path: &Path) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    match ZipArchive::new(BufReader::new(file)) {
+        Ok(archive) if archive.index_for_name(DESCRIPTION).is_some() => Ok(()),
+        _ => Err(Error::file(path, "is a file that is no data set of conjure's, and is not replaced")
+            .with_help("give the data set another name, or remove that file first")),
+    }
 }
 
 fn sha256(path: &Path) -> Result<String> {

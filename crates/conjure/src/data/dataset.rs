@@ -116,11 +116,12 @@ impl Dataset {
     }
 
     /// The user's own pictures: `x.png` beside `x.txt`, or files that `metadata.jsonl` names (`file_name`, `text`). What
-    /// cannot be used is skipped and reported, or, if `strict`, refused.
+    /// cannot be used is skipped and reported, or, if `strict`, refused: broken pictures and those of other formats, pictures
+    /// without captions, captions without pictures, and lines of the table without either or that name files elsewhere.
     ///
     /// # Errors
-    /// No usable picture, captions missing, a `metadata.jsonl` that cannot be read or names files outside the folder; if
-    /// `strict`, any picture that is broken.
+    /// No usable picture, captions missing, a `metadata.jsonl` that cannot be read; if `strict`, anything that would be
+    /// skipped.
     pub fn folder(path: impl AsRef<Path>, strict: bool) -> Result<(Self, Skipped)> {
         folder::open(path.as_ref(), strict)
     }

@@ -2,7 +2,7 @@
 //!
 //! Either every picture has a text file of the same name beside it (`x.png`, `x.txt`), or one `metadata.jsonl` names
 //! pictures and captions (`file_name`, `text`), as the ImageFolder of Hugging Face's `datasets` has it. Folders in the folder
-//! belong to it.
+//! belong to it. A picture or caption that cannot be used is told with the reason, never passed over in silence.
 
 use super::archive::{self, Line, METADATA};
 use super::dataset::{Dataset, Pixels, Record, Skipped};
@@ -12,7 +12,8 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,15 @@ const MAX_METADATA_BYTES: u64 = 1 << 30;
 const MAX_FILES: usize = 5_000_000;
 /// Folders nested deeper are not looked into.
 const MAX_DEPTH: usize = 16;
+/// Endings of pictures that are read.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// Endings of pictures that are not read: to leave them out without a word would look as if they had been learned from.
+const OTHER_ENDINGS: [&str; 20] = [
+    "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "jfif", "svg", "ico", "ppm", "pgm", "pnm",
+    "tga", "qoi", "psd", "exr", "hdr",
+];
+/// Texts that tell of a whole folder, not of a picture.
+const NO_CAPTIONS: [&str; 6] = ["readme", "license", "licence", "notice", "copying", "credits"];
 const CAPTIONS: &str = "put a text file beside every picture (x.png, x.txt), or one metadata.jsonl with lines such as \
     {\"file_name\": \"x.png\", \"text\": \"a red heart\"}";
 
@@ -36,9 +45,19 @@ type Candidate = (String, Record);
 
 /// See [`Dataset::folder`].
 pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
+    if !folder.is_dir() {
+        let message = match folder.exists() {
+            true => "is a file, and a folder of pictures is needed",
+            false => "there is no such folder",
+        };
+        return Err(Error::file(folder, message).with_help(
+            "name a folder of pictures; a file that conjure data wrote is what data.file in a recipe takes",
+        ));
+    }
     let mut skipped = Skipped::default();
     let table = folder.join(METADATA);
-    let candidates = if table.is_file() { listed(&table)? } else { captioned(folder, &mut skipped)? };
+    let candidates =
+        if table.is_file() { listed(folder, &table, &mut skipped)? } else { captioned(folder, &mut skipped)? };
     // Only decoding tells whether a picture is whole.
     let checked: Vec<_> = candidates
         .into_par_iter()
@@ -75,8 +94,10 @@ pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
             0 => String::new(),
             n => format!(" (and {n} more)"),
         };
-        return Err(Error::file(path, format!("{reason}{others}"))
-            .with_help("repair or remove it, or have what cannot be used skipped by leaving out --strict"));
+        let what = if *path == table { "that line" } else { "it" };
+        return Err(Error::file(path, format!("{reason}{others}")).with_help(format!(
+            "repair or remove {what}, or have what cannot be used skipped by leaving out --strict"
+        )));
     }
     if records.is_empty() {
         let first = skipped.files.first().map(|(path, reason)| format!("; {}: {reason}", path.display()));
@@ -90,8 +111,11 @@ pub(super) fn open(folder: &Path, strict: bool) -> Result<(Dataset, Skipped)> {
 /// Writes a folder's usable pictures as one file (see [`archive`]); the pictures' own bytes are kept.
 ///
 /// # Errors
-/// As [`Dataset::folder`], and a place that cannot be written to.
+/// As [`Dataset::folder`], and a place that cannot be written to, is one of the folder's own pictures or captions, or holds
+/// anything but an older data set; known before the pictures are read.
 pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skipped)> {
+    check_apart(folder, file)?;
+    archive::check_replaceable(file)?;
     let (set, skipped) = open(folder, strict)?;
     let Pixels::Folder(files) = set.pixels() else { return Err(Error::file(folder, "is no folder of pictures")) };
     let records: Vec<Record> = (0..set.len()).map(|i| set.record(i).clone()).collect();
@@ -103,6 +127,28 @@ pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skippe
     let description = json!({ "format": "conjure data set 1", "pictures": records.len() });
     archive::write(file, &description, &names, &records, |i| read_bytes(&files[i]))?;
     Ok((Dataset::open(file)?, skipped))
+}
+
+/// Refuses a file that the folder's next reader would take for a picture, a caption or the table.
+fn check_apart(folder: &Path, file: &Path) -> Result<()> {
+    let taken = has_ending(file, &ENDINGS)
+        || has_ending(file, &OTHER_ENDINGS)
+        || has_ending(file, &["txt"])
+        || file.file_name().is_some_and(|name| name == METADATA);
+    let place = file.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let inside = match (place.canonicalize(), folder.canonicalize()) {
+        (Ok(place), Ok(folder)) => place.starts_with(folder),
+        // What is not there is told by others.
+        _ => false,
+    };
+    if taken && inside {
+        return Err(Error::file(
+            file,
+            "is no place for the data set: it lies among the pictures and captions that are read",
+        )
+        .with_help("name a file in another folder, such as pictures.zip"));
+    }
+    Ok(())
 }
 
 /// A picture file on white.
@@ -153,40 +199,67 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The pictures that `metadata.jsonl` names.
-fn listed(table: &Path) -> Result<Vec<Candidate>> {
-    let text =
-        String::from_utf8(bounded(table, MAX_METADATA_BYTES)?).map_err(|_| Error::file(table, "is not UTF-8"))?;
-    let mut seen = BTreeSet::new();
+/// The pictures that `metadata.jsonl` names. A line that cannot be used is skipped like a picture.
+fn listed(folder: &Path, table: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
+    let bytes = bounded(table, MAX_METADATA_BYTES)?;
+    let mut seen = BTreeMap::new();
     let mut candidates = Vec::new();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let refused = |m: String| Error::file(table, format!("line {}: {m}", n + 1)).with_help(CAPTIONS);
-        let Line { file_name, record, .. } = Line::parse(line).map_err(refused)?;
-        // A table from a stranger must not reach files elsewhere.
-        let inside = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
-        if file_name.is_empty() || !inside || file_name.contains('\\') {
-            return Err(refused(format!("file_name {file_name:?} is not a file of the folder")));
+    for (n, line) in without_mark(&bytes).split(|&byte| byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
         }
-        if record.labels.values().all(|label| label.trim().is_empty()) {
-            return Err(refused(format!("{file_name} has no text")));
+        match candidate(line) {
+            Ok((name, record)) => match seen.entry(PathBuf::from(&name)) {
+                Entry::Vacant(free) => {
+                    free.insert(n + 1);
+                    candidates.push((name, record));
+                }
+                Entry::Occupied(first) => {
+                    let reason = format!("line {}: {name} is named already in line {}", n + 1, first.get());
+                    skipped.files.push((table.to_owned(), reason));
+                }
+            },
+            Err(reason) => skipped.files.push((table.to_owned(), format!("line {}: {reason}", n + 1))),
         }
-        if !seen.insert(file_name.clone()) {
-            return Err(refused(format!("{file_name} is named twice")));
-        }
-        candidates.push((file_name, record));
     }
+    let files = Files::below(folder)?;
+    skipped.files.extend(files.too_deep.iter().map(|inner| (folder.join(inner), TOO_DEEP.to_owned())));
+    let unlisted = files.pictures.iter().chain(&files.other_pictures).filter(|inner| !seen.contains_key(*inner));
+    skipped.files.extend(unlisted.map(|inner| (folder.join(inner), format!("is not listed in {METADATA}"))));
     Ok(candidates)
+}
+
+/// What a line of `metadata.jsonl` names, or why it cannot be used.
+fn candidate(line: &[u8]) -> std::result::Result<Candidate, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
+    let Line { file_name, record, .. } = Line::parse(line)?;
+    // A table from a stranger must not reach files elsewhere.
+    let inside = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
+    if file_name.is_empty() || !inside || file_name.contains('\\') {
+        return Err(format!("file_name {file_name:?} is not a file of the folder"));
+    }
+    if record.labels.values().all(|label| label.trim().is_empty()) {
+        return Err(format!("{file_name} has no text"));
+    }
+    Ok((file_name, record))
+}
+
+/// Without the mark that some editors put before a file's text.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }
 
 /// The pictures that have a text file beside them.
 fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
-    let mut names = Vec::new();
-    list(folder, &mut Vec::new(), &mut names)?;
-    names.sort();
+    let files = Files::below(folder)?;
     let mut candidates = Vec::new();
     let mut missing = 0;
-    for name in names {
-        let path = folder.join(&name);
+    for inner in &files.pictures {
+        let path = folder.join(inner);
+        let Some(name) = name_of(inner) else {
+            skipped.files.push((path, "its name is not UTF-8".to_owned()));
+            continue;
+        };
         let caption = path.with_extension("txt");
         if !caption.is_file() {
             missing += 1;
@@ -194,7 +267,8 @@ fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
             continue;
         }
         let text = bounded(&caption, MAX_CAPTION_BYTES).map_err(|e| reason(&e));
-        let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()));
+        let text = text
+            .and_then(|bytes| String::from_utf8(without_mark(&bytes).to_vec()).map_err(|_| "is not UTF-8".to_owned()));
         match text.map(|text| text.trim().to_owned()) {
             Ok(text) if text.is_empty() => skipped.files.push((path, "its caption is empty".to_owned())),
             Ok(text) => {
@@ -204,35 +278,94 @@ fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
             Err(reason) => skipped.files.push((path, format!("its caption cannot be read: {reason}"))),
         }
     }
+    skipped.files.extend(files.too_deep.iter().map(|inner| (folder.join(inner), TOO_DEEP.to_owned())));
+    let unread = "is not read: pictures end in .png, .jpg, .jpeg or .webp";
+    skipped.files.extend(files.other_pictures.iter().map(|inner| (folder.join(inner), unread.to_owned())));
+    let described: BTreeSet<PathBuf> =
+        files.pictures.iter().chain(&files.other_pictures).map(|inner| inner.with_extension("")).collect();
+    let alone = files.captions.iter().filter(|inner| !described.contains(&inner.with_extension("")));
+    skipped
+        .files
+        .extend(alone.map(|inner| (folder.join(inner), "has no picture: there is none of the same name".to_owned())));
     if candidates.is_empty() {
-        let message = match missing {
-            0 => "holds no pictures (PNG, JPEG or WebP) with captions".to_owned(),
-            n => format!("captions are missing: none of its {n} pictures has one"),
+        let message = match (missing, skipped.files.first()) {
+            (0, None) => "holds no pictures (PNG, JPEG or WebP) with captions".to_owned(),
+            (0, Some((path, reason))) => {
+                format!("holds no pictures (PNG, JPEG or WebP) with captions; {}: {reason}", path.display())
+            }
+            (n, _) => format!("captions are missing: none of its {n} pictures has one"),
         };
         return Err(Error::file(folder, message).with_help(CAPTIONS));
     }
     Ok(candidates)
 }
 
-/// Names of picture files below `folder`, hidden ones left out.
-fn list(folder: &Path, parts: &mut Vec<String>, names: &mut Vec<String>) -> Result<()> {
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-        let path = entry.map_err(|e| Error::io(folder, e))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
-            continue;
-        };
-        parts.push(name.to_owned());
-        if path.is_dir() {
-            if parts.len() < MAX_DEPTH {
-                list(&path, parts, names)?;
+/// A path below the folder as captions' tables have it, with `/` between the parts; none if it is not UTF-8.
+fn name_of(inner: &Path) -> Option<String> {
+    let parts: Option<Vec<&str>> = inner.iter().map(|part| part.to_str()).collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// Why what is in a folder was not looked for.
+const TOO_DEEP: &str = "is not looked into: it lies too deep in other folders";
+
+/// What a folder holds, as paths below it; hidden files and what is neither picture nor caption are left out.
+#[derive(Default)]
+struct Files {
+    /// Pictures of formats that are read.
+    pictures: Vec<PathBuf>,
+    /// Pictures of formats that are not.
+    other_pictures: Vec<PathBuf>,
+    /// Text files.
+    captions: Vec<PathBuf>,
+    /// Folders that are not looked into.
+    too_deep: Vec<PathBuf>,
+}
+
+impl Files {
+    fn below(folder: &Path) -> Result<Self> {
+        let mut files = Self::default();
+        list(folder, &mut PathBuf::new(), &mut files)?;
+        // The order of a data set, which its digest hangs on, is that of the names with their slashes.
+        files.pictures.sort_by_cached_key(|inner| name_of(inner));
+        Ok(files)
+    }
+}
+
+/// Adds what lies below `folder/inner` to `files`, in order.
+fn list(folder: &Path, inner: &mut PathBuf, files: &mut Files) -> Result<()> {
+    let here = folder.join(&*inner);
+    let explain = |e: std::io::Error| Error::io(&here, e);
+    let entries = std::fs::read_dir(&here).map_err(explain)?;
+    let mut names =
+        entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>().map_err(explain)?;
+    names.sort();
+    for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
+        inner.push(name);
+        if folder.join(&*inner).is_dir() {
+            if inner.iter().count() < MAX_DEPTH {
+                list(folder, inner, files)?;
+            } else {
+                files.too_deep.push(inner.clone());
             }
-        } else if path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e.eq_ignore_ascii_case(ending))) {
-            names.push(parts.join("/"));
-            if names.len() > MAX_FILES {
+        } else if has_ending(inner, &ENDINGS) {
+            files.pictures.push(inner.clone());
+            if files.pictures.len() > MAX_FILES {
                 return Err(Error::file(folder, format!("holds more than {MAX_FILES} pictures")));
             }
+        } else if has_ending(inner, &OTHER_ENDINGS) {
+            files.other_pictures.push(inner.clone());
+        } else if has_ending(inner, &["txt"]) {
+            let stem = inner.file_stem().unwrap_or_default();
+            if !NO_CAPTIONS.iter().any(|name| stem.eq_ignore_ascii_case(name)) {
+                files.captions.push(inner.clone());
+            }
         }
-        parts.pop();
+        inner.pop();
     }
     Ok(())
+}
+
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    path.extension().is_some_and(|e| endings.iter().any(|ending| e.eq_ignore_ascii_case(ending)))
 }

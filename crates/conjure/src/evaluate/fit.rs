@@ -16,9 +16,9 @@ use crate::tokens::ClipTokenizer;
 use crate::train::pictures::to_tensor;
 use crate::{Error, Result};
 use conjure_core::probe::NoProbe;
-use conjure_core::weights::Init;
+use conjure_core::weights::{Init, ParameterSpec, Params};
 use conjure_core::{D, DType, Device, Tensor, ops};
-use conjure_models::clip_text::ClipText;
+use conjure_models::clip_text::{ClipText, ClipTextConfig};
 use conjure_models::image_classifier::{ImageClassifier, ImageClassifierConfig};
 use std::path::Path;
 
@@ -106,23 +106,9 @@ impl NameJudge {
         let (tokenizer, text) = open_text(model, device)?;
         let folder = model.join(IMAGE_ENCODER);
         let (config, params) = model_folder::open(&folder, ImageClassifierConfig::from_json, device)?;
-        let classes = |head: &str| {
-            config.heads.get(head).map(Vec::len).ok_or_else(|| {
-                Error::file(&folder, format!("the classifier has no head {head}"))
-                    .with_help("train recipes/image_encoder.toml for a judge of candidates")
-            })
-        };
-        let width =
-            if text.config().has_projection() { text.config().projection_dim } else { text.config().hidden_size };
-        let bytes = params.get(NAMES, (classes(CONCEPT)? * classes(STYLE)?, width), Init::Constant(0.0))?;
+        let (classifier, bytes) = build(&params, &config, text.config(), &folder)?;
         let names = unit(&(bytes - MIDDLE)?)?;
-        Ok(Self {
-            tokenizer,
-            text,
-            classifier: ImageClassifier::new(&params, &config)?,
-            names: names.t()?.contiguous()?,
-            device: device.clone(),
-        })
+        Ok(Self { tokenizer, text, classifier, names: names.t()?.contiguous()?, device: device.clone() })
     }
 
     /// The probability that words mean a class, for each concept in each style.
@@ -143,6 +129,37 @@ impl NameJudge {
         let both = concepts.unsqueeze(2)?.broadcast_mul(&styles.unsqueeze(1)?)?; // (pictures, concepts, styles)
         Ok(both.flatten_from(1)?.to_vec2()?)
     }
+}
+
+/// The classifier, and [`NAMES`] as they are stored.
+fn build(
+    params: &Params,
+    config: &ImageClassifierConfig,
+    text: &ClipTextConfig,
+    folder: &Path,
+) -> Result<(ImageClassifier, Tensor)> {
+    let classes = |head: &str| {
+        config.heads.get(head).map(Vec::len).ok_or_else(|| {
+            Error::file(folder, format!("the classifier has no head {head}"))
+                .with_help("train recipes/image_encoder.toml for a judge of candidates")
+        })
+    };
+    let width = if text.has_projection() { text.projection_dim } else { text.hidden_size };
+    let names = params.get(NAMES, (classes(CONCEPT)? * classes(STYLE)?, width), Init::Constant(0.0))?;
+    Ok((ImageClassifier::new(params, config)?, names))
+}
+
+/// What the judge of the picture model in `model` asks its weights for; nothing of them is read.
+///
+/// # Errors
+/// Configs that are missing, damaged, or do not belong together.
+pub fn asked(model: &Path) -> Result<Vec<ParameterSpec>> {
+    let folder = model.join(IMAGE_ENCODER);
+    let config = model_folder::config(&folder, ImageClassifierConfig::from_json)?;
+    let text = model_folder::config(&model.join("text_encoder"), ClipTextConfig::from_json)?;
+    let params = Params::outline();
+    build(&params, &config, &text, &folder)?;
+    Ok(params.asked())
 }
 
 /// Directions `(n, features)` as [`NAMES`] keeps them: to a 254th of a row's largest entry.

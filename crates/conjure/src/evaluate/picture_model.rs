@@ -8,13 +8,15 @@ use crate::image_file::{Picture, grid};
 use crate::train::pictures::Pictures;
 use crate::{Error, Result};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Concepts among which the asked one must be for a picture to count as recognised.
 const TOP: usize = 5;
 /// Pictures on a sheet, and in one of its rows.
 const SHEET: usize = 64;
 const COLUMNS: usize = 8;
+/// Fewer samples, or fewer held-out pictures, tell no distance between the two.
+const FEWEST: usize = 20;
 /// From this structural similarity to a training picture on, a picture counts as nearly a copy of it.
 pub const COPY: f64 = 0.9;
 
@@ -117,6 +119,8 @@ pub struct Outcome {
     pub prompts: Vec<String>,
     /// Samples, each above its nearest training picture.
     pub neighbours: Picture,
+    /// What was not measured, and why, for the user.
+    pub notes: Vec<String>,
 }
 
 /// One thing asked for.
@@ -132,7 +136,8 @@ struct Task {
 /// all pictures are made, and can stop.
 ///
 /// # Errors
-/// Data without training pictures that have names, concepts that the judge does not know; [`Error::Cancelled`].
+/// Data without training pictures that have names in a language, or without concepts; concepts that the judge does not know;
+/// [`Error::Cancelled`]. All but the last are told before a picture is made.
 pub fn picture_model(
     pipeline: &Pipeline,
     best_of: Option<&BestOf>,
@@ -145,12 +150,8 @@ pub fn picture_model(
     if train.is_empty() || settings.prompts == 0 || settings.languages.is_empty() {
         return Err(Error::request("there is nothing to ask for: no training pictures, prompts or languages"));
     }
-    let tasks = |all: &[usize], language: &str| -> Vec<Task> {
-        spread(all, settings.prompts).filter_map(|&i| task(pictures, i, language)).collect()
-    };
-    let plain: Vec<(String, Vec<Task>)> =
-        settings.languages.iter().map(|language| (language.clone(), tasks(train, language))).collect();
-    let combinations = tasks(pictures.split(Split::HeldOutCombination), "en");
+    let plain = plain_tasks(pictures, settings)?;
+    let combinations = tasks(pictures, Split::HeldOutCombination, "en", settings.prompts);
     let all = plain.iter().map(|(_, tasks)| tasks.len()).sum::<usize>() + combinations.len();
     if let Some(unknown) = plain.iter().flat_map(|(_, tasks)| tasks).find(|task| !judge.knows(&task.concept)) {
         return Err(Error::request(format!("the judge does not know the concept {}", unknown.concept))
@@ -221,7 +222,7 @@ pub fn picture_model(
     let held_out_features = features(&look(&held_out)?);
     let subset = made.len().min(held_out.len()).min(100);
     let distance = |opinions: &[Opinion]| -> Result<Option<KernelDistance>> {
-        (subset >= 20).then(|| kernel_distance(&features(opinions), &held_out_features, subset, 0)).transpose()
+        (subset >= FEWEST).then(|| kernel_distance(&features(opinions), &held_out_features, subset, 0)).transpose()
     };
 
     let library = Library::new(pictures, train);
@@ -262,7 +263,57 @@ pub fn picture_model(
         sheet: grid(&made[..made.len().min(SHEET)], COLUMNS, 4)?,
         prompts: tasks.iter().take(SHEET).map(|task| task.prompt.clone()).collect(),
         neighbours: grid(&rows, COLUMNS, 4)?,
+        notes: without_distance(made.len(), held_out.len()).into_iter().collect(),
     })
+}
+
+/// Why there is no kernel distance, where there is none.
+fn without_distance(samples: usize, held_out: usize) -> Option<String> {
+    (samples.min(held_out) < FEWEST).then(|| {
+        let remedy = if samples < FEWEST { "; --prompts asks for more samples" } else { "" };
+        format!(
+            "no kernel distance: it takes {FEWEST} samples and {FEWEST} held-out pictures, and there are {samples} and \
+             {held_out}{remedy}"
+        )
+    })
+}
+
+/// What is asked for in each language.
+///
+/// # Errors
+/// A language in which no picture has a name; pictures without concepts.
+fn plain_tasks(pictures: &Pictures, settings: &Settings) -> Result<Vec<(String, Vec<Task>)>> {
+    let mut plain = Vec::with_capacity(settings.languages.len());
+    for language in &settings.languages {
+        let tasks = tasks(pictures, Split::Train, language, settings.prompts);
+        if tasks.is_empty() {
+            let train = pictures.split(Split::Train);
+            let known: BTreeSet<&str> =
+                train.iter().flat_map(|&i| pictures.record(i).labels.keys().map(String::as_str)).collect();
+            return Err(if known.contains(language.as_str()) {
+                Error::request(format!("none of the pictures that are asked for has a name in {language}"))
+                    .with_help(format!("ask for more than {} prompts, or in other languages", settings.prompts))
+            } else {
+                Error::request(format!("the data have no names in the language {language}"))
+                    .with_help(format!("they have names in {}", known.into_iter().collect::<Vec<_>>().join(", ")))
+            });
+        }
+        if let Some(nameless) = tasks.iter().find(|task| task.concept.is_empty()) {
+            let message = format!(
+                "the data do not say which concepts their pictures show: {}",
+                pictures.describe(nameless.index)
+            );
+            return Err(Error::request(message)
+                .with_help("name data with concepts and styles, as conjure data emoji writes them"));
+        }
+        plain.push((language.clone(), tasks));
+    }
+    Ok(plain)
+}
+
+/// At most `prompts` things to ask for, evenly spread over a part of the data.
+fn tasks(pictures: &Pictures, split: Split, language: &str, prompts: usize) -> Vec<Task> {
+    spread(pictures.split(split), prompts).filter_map(|&i| task(pictures, i, language)).collect()
 }
 
 fn task(pictures: &Pictures, index: usize, language: &str) -> Option<Task> {
@@ -362,6 +413,35 @@ fn memorisation(neighbours: &[Neighbour]) -> Memorisation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::recipe::Data;
+
+    #[test]
+    fn data_that_cannot_be_asked_about_are_refused_with_what_they_have() {
+        let data = Data { shapes: Some(40), size: 16, ..Data::default() };
+        let pictures = Pictures::open(&data, 1).unwrap();
+        let refused = |languages: &[&str]| {
+            let languages = languages.iter().map(|language| (*language).to_owned()).collect();
+            let error = plain_tasks(&pictures, &Settings { languages, ..Settings::default() }).err().unwrap();
+            (error.to_string(), error.help().unwrap().to_owned())
+        };
+        let (message, help) = refused(&["xx", "en"]);
+        assert_eq!(
+            (message.as_str(), help.as_str()),
+            ("the data have no names in the language xx", "they have names in en")
+        );
+        // Scenes of shapes have captions, and no concepts that a judge could know.
+        let (message, help) = refused(&["en"]);
+        assert!(message.starts_with("the data do not say which concepts their pictures show: a "), "{message}");
+        assert!(message.contains("(shapes, shapes/1/") && help.contains("conjure data emoji"), "{message}; {help}");
+    }
+
+    #[test]
+    fn a_distance_that_is_not_measured_is_explained() {
+        assert_eq!(without_distance(20, 20), None);
+        let few = without_distance(5, 300).unwrap();
+        assert!(few.contains("there are 5 and 300; --prompts asks for more"), "{few}");
+        assert!(without_distance(100, 19).unwrap().ends_with("there are 100 and 19"));
+    }
 
     #[test]
     fn a_verdict_names_the_place_and_shares_count_them() {

@@ -41,6 +41,26 @@ pub fn check_destination(path: &Path) -> Result<()> {
     temporary_beside(path).map(drop)
 }
 
+/// Finds out whether a folder could be made if needed and these files be written in it, so that a long work is refused before
+/// it begins. Nothing is left behind.
+///
+/// # Errors
+/// Where the folder is, or would be, lies a file or nothing may be written; one of the files is a folder.
+pub fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
+    if folder.is_dir() {
+        return files.iter().try_for_each(|name| check_destination(&folder.join(name)));
+    }
+    let existing = folder.ancestors().find(|above| above.as_os_str().is_empty() || above.exists());
+    let existing = existing.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !existing.is_dir() {
+        return Err(Error::file(existing, "is a file, and a folder is needed")
+            .with_help("name another folder; it is made if needed"));
+    }
+    let probe = tempfile::Builder::new().prefix(".conjure-").suffix(".tmp").tempdir_in(existing);
+    // As above, without the temporary name.
+    probe.map(drop).map_err(|e| Error::io(folder, std::io::Error::from(e.kind())))
+}
+
 fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::file(path, "is a folder").with_help("give the name of a file, in it or elsewhere"));
@@ -98,6 +118,24 @@ mod tests {
         assert!(check_destination(folder.path()).expect_err("refused").to_string().contains("is a folder"));
         check_destination(&folder.path().join("x.png")).expect("fine");
         assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn folders_that_cannot_be_made_or_written_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = |name: &str| folder.path().join(name);
+        check_folder(&inner("a/b"), &["x.png"]).expect("it can be made");
+        check_folder(folder.path(), &["x.png"]).expect("it is there");
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+        std::fs::write(inner("file"), "x").expect("written");
+        std::fs::create_dir(inner("x.png")).expect("made");
+        for place in ["file", "file/a/b"] {
+            let error = check_folder(&inner(place), &[]).expect_err("refused");
+            assert!(error.to_string().ends_with("file: is a file, and a folder is needed"), "{error}");
+            assert!(error.help().is_some() && error.exit_code() == 2);
+        }
+        let error = check_folder(folder.path(), &["y.png", "x.png"]).expect_err("refused");
+        assert!(error.to_string().ends_with("x.png: is a folder"), "{error}");
     }
 
     #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! Data sets: made, written, opened again; and what strangers' files can do to them.
 
 use conjure::data::emoji::packages::{NAMES, Package, Packages, STYLES};
-use conjure::data::{Dataset, Selection, Split, emoji, folder};
+use conjure::data::{Dataset, Selection, Skipped, Split, emoji, folder};
 use conjure::image_file::Picture;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -255,6 +255,63 @@ fn one_broken_picture_among_many_is_named_and_skipped_or_refused() {
     assert!(error.to_string().contains("(and 2 more)") && error.help().unwrap().contains("--strict"), "{error}");
 }
 
+/// What is skipped, by its path in the folder, sorted.
+fn told(root: &Path, skipped: &Skipped) -> Vec<String> {
+    let line = |(path, reason): &(std::path::PathBuf, String)| {
+        format!("{}: {reason}", path.strip_prefix(root).unwrap().to_string_lossy())
+    };
+    let mut lines: Vec<String> = skipped.files.iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn no_picture_and_no_caption_is_passed_over_in_silence() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    png(&root.join("a/good.png"), 2, 2, [9; 4]);
+    save(&root.join("a/good.txt"), "good");
+    png(&root.join("a-first.PNG"), 2, 2, [9; 4]);
+    save(&root.join("a-first.txt"), "first");
+    for other in ["README.md", "readme.txt", ".DS_Store", ".hidden.png", "Thumbs.db", "notes.pdf"] {
+        save(&root.join(other), "x");
+    }
+    let (set, skipped) = Dataset::folder(root, true).unwrap();
+    assert_eq!((set.record(0).source.as_str(), set.record(1).source.as_str()), ("a-first.PNG", "a/good.png"));
+    assert_eq!((set.len(), skipped.files.len()), (2, 0));
+
+    save(&root.join("grey.gif"), "x");
+    save(&root.join("grey.txt"), "grey");
+    save(&root.join("a/one.BMP"), "x");
+    save(&root.join("orphan.txt"), "nobody's");
+    let mut expected = vec![
+        "a/one.BMP: is not read: pictures end in .png, .jpg, .jpeg or .webp",
+        "grey.gif: is not read: pictures end in .png, .jpg, .jpeg or .webp",
+    ];
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        save(&root.join(std::ffi::OsStr::from_bytes(b"n\xff\xfe.png")), "x");
+        save(&root.join(std::ffi::OsStr::from_bytes(b"n\xff\xfe.txt")), "named oddly");
+        expected.push("n\u{fffd}\u{fffd}.png: its name is not UTF-8");
+    }
+    expected.push("orphan.txt: has no picture: there is none of the same name");
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    assert_eq!((set.len(), told(root, &skipped)), (2, expected.iter().map(|line| (*line).to_owned()).collect()));
+    let error = Dataset::folder(root, true).err().unwrap().to_string();
+    assert!(error.contains(&format!("(and {} more)", expected.len() - 1)), "{error}");
+
+    // With a table, text files are no captions, and every picture is either listed or told.
+    save(&root.join("metadata.jsonl"), "{\"file_name\": \"a/good.png\", \"text\": \"good\"}");
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    let told = told(root, &skipped);
+    assert_eq!((set.len(), told[0].as_str()), (1, "a-first.PNG: is not listed in metadata.jsonl"));
+    assert!(told.contains(&"grey.gif: is not listed in metadata.jsonl".to_owned()), "{told:?}");
+    assert!(!told.iter().any(|line| line.contains(".txt")), "{told:?}");
+    let error = Dataset::folder(root, true).err().unwrap().to_string();
+    assert!(error.contains("is not listed in metadata.jsonl (and "), "{error}");
+}
+
 #[test]
 fn folders_without_anything_to_learn_from_are_refused() {
     let root = tempfile::tempdir().unwrap();
@@ -269,7 +326,13 @@ fn folders_without_anything_to_learn_from_are_refused() {
     save(&root.path().join("a.txt"), "a square");
     save(&root.path().join("a.png"), "no picture");
     assert!(refused().contains("no picture can be used"));
-    assert!(Dataset::folder(root.path().join("none"), false).is_err());
+    for (name, message) in
+        [("none", "there is no such folder"), ("a.png", "is a file, and a folder of pictures is needed")]
+    {
+        let error = Dataset::folder(root.path().join(name), false).err().unwrap();
+        assert!(error.to_string().ends_with(&format!("{name}: {message}")), "{error}");
+        assert!(error.help().unwrap().contains("data.file") && error.exit_code() == 2, "{error:?}");
+    }
 }
 
 #[test]
@@ -296,8 +359,47 @@ fn a_table_of_captions_stays_inside_its_folder() {
     }
     let error = table("{\"file_name\": \"more/half.png\"}").err().unwrap().to_string();
     assert!(error.contains("line 1: more/half.png has no text"), "{error}");
-    let twice = "{\"file_name\": \"more/half.png\", \"text\": \"x\"}\n".repeat(2);
-    assert!(table(&twice).err().unwrap().to_string().contains("line 2: more/half.png is named twice"));
+}
+
+#[test]
+fn a_bad_line_of_a_table_is_told_with_its_number() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    png(&root.join("a.png"), 2, 2, [9; 4]);
+    png(&root.join("b.png"), 2, 2, [9; 4]);
+    let lines = [
+        "\u{feff}{\"file_name\": \"a.png\", \"text\": \"first\"}",
+        "{\"file_name\": \"c.png\"}",
+        "{\"file_name\": \"c.png\", \"text\": \" \"}",
+        "",
+        "{bad",
+        "{\"file_name\": \"../c.png\", \"text\": \"elsewhere\"}",
+        "{\"file_name\": \"a.png\", \"text\": \"second\"}",
+        "{\"file_name\": \"b.png\", \"text\": \"last\"}\r",
+    ];
+    let mut text = lines.join("\n").into_bytes();
+    text.extend(b"\n\xff\xfe\n");
+    save(&root.join("metadata.jsonl"), text);
+    let (set, skipped) = Dataset::folder(root, false).unwrap();
+    assert_eq!((set.len(), set.record(0).labels["en"].as_str(), set.record(1).source.as_str()), (2, "first", "b.png"));
+    let expected = [
+        "line 2: c.png has no text",
+        "line 3: c.png has no text",
+        "line 5: key must be a string at column 2",
+        "line 6: file_name \"../c.png\" is not a file of the folder",
+        "line 7: a.png is named already in line 1",
+        "line 9: is not UTF-8",
+    ];
+    assert_eq!(told(root, &skipped), expected.map(|line| format!("metadata.jsonl: {line}")));
+    let error = Dataset::folder(root, true).err().unwrap();
+    assert!(error.to_string().ends_with("metadata.jsonl: line 2: c.png has no text (and 5 more)"), "{error}");
+    assert!(error.help().unwrap().starts_with("repair or remove that line"), "{error:?}");
+
+    // The mark that some editors write is no part of a caption either.
+    std::fs::remove_file(root.join("metadata.jsonl")).unwrap();
+    save(&root.join("a.txt"), "\u{feff}marked\n");
+    let (set, _) = Dataset::folder(root, false).unwrap();
+    assert_eq!(set.record(0).labels["en"], "marked");
 }
 
 #[test]
@@ -316,4 +418,40 @@ fn a_packed_folder_is_the_same_data_set() {
         assert_eq!(packed.record(i), loose.record(i));
         assert_eq!(packed.rgb(i, 3).unwrap(), loose.rgb(i, 3).unwrap());
     }
+}
+
+#[test]
+fn packing_replaces_older_data_sets_only() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let pictures = root.join("pictures");
+    png(&pictures.join("a.png"), 2, 2, [10, 200, 30, 255]);
+    save(&pictures.join("a.txt"), "green");
+    let refused = |file: &Path| {
+        let before = std::fs::read(file).ok();
+        let error = folder::pack(&pictures, true, file).err().unwrap();
+        assert_eq!(std::fs::read(file).ok(), before);
+        assert!(error.help().is_some() && error.exit_code() == 2, "{error:?}");
+        error.to_string()
+    };
+    for among in ["a.png", "a.txt", "b.JPG", "metadata.jsonl", "../pictures/c.gif"] {
+        assert!(refused(&pictures.join(among)).contains("lies among the pictures"), "{among}");
+    }
+    save(&root.join("mine.png"), "mine");
+    assert!(
+        refused(&root.join("mine.png"))
+            .ends_with("mine.png: is a file that is no data set of conjure's, and is not replaced")
+    );
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(root.join("other.zip")).unwrap());
+    archive.start_file("thesis.txt", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.finish().unwrap();
+    assert!(refused(&root.join("other.zip")).contains("is not replaced"));
+
+    // A place in the folder that is never taken for a picture will do, and so will an older data set.
+    let file = pictures.join("set.zip");
+    let (first, _) = folder::pack(&pictures, true, &file).unwrap();
+    save(&pictures.join("a.txt"), "very green");
+    let (second, _) = folder::pack(&pictures, true, &file).unwrap();
+    assert_ne!(first.digest(), second.digest());
+    assert_eq!(second.record(0).labels["en"], "very green");
 }

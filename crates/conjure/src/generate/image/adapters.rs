@@ -24,8 +24,8 @@ pub struct LoraFile {
 impl FromStr for LoraFile {
     type Err = Error;
 
-    /// `FILE` or `FILE:WEIGHT`. A colon before what is no number belongs to the name, and so does every colon in the name of a
-    /// file or folder that is there.
+    /// `FILE` or `FILE:WEIGHT`. A colon before what is no number belongs to the name, if what stands before it is no file; and so
+    /// does every colon in the name of a file or folder that is there.
     fn from_str(text: &str) -> Result<Self> {
         let whole = |weight| Self { path: PathBuf::from(text), weight };
         if Path::new(text).exists() {
@@ -40,6 +40,10 @@ impl FromStr for LoraFile {
             Ok(weight) if weight.is_finite() => Ok(Self { path: PathBuf::from(path), weight }),
             Ok(_) => Err(Error::request(format!("--lora {text}: the weight {number} is not finite"))
                 .with_help("weights between 0 and 1 are usual")),
+            Err(_) if !path.is_empty() && Path::new(path).exists() => {
+                Err(Error::request(format!("--lora {text}: the weight {number:?} is no number"))
+                    .with_help(format!("write --lora {path}:0.8")))
+            }
             Err(_) => Ok(whole(1.0)),
         }
     }
@@ -65,8 +69,11 @@ impl Adapters {
     /// # Errors
     /// Names the file.
     pub fn validate(&self) -> Result<()> {
-        let paths = self.loras.iter().map(|lora| &lora.path).chain(&self.embeddings);
-        for path in paths {
+        let loras = self.loras.iter().map(|lora| (&lora.path, "pytorch_lora_weights.safetensors"));
+        for (path, usual) in loras.chain(self.embeddings.iter().map(|path| (path, "learned_embeds.safetensors"))) {
+            if path.is_dir() {
+                return Err(Error::file(path, "is a folder, and a file is needed").with_help(in_place_of(path, usual)));
+            }
             if !path.is_file() {
                 return Err(Error::file(path, "there is no such file").with_help("check the name"));
             }
@@ -95,6 +102,22 @@ impl Adapters {
                 .map(|file| unchanged(&file.path, &file.sha256))
                 .collect::<Result<_>>()?,
         })
+    }
+}
+
+/// Which file in a folder was meant: the one that is usually called so, or the first that may be it.
+fn in_place_of(folder: &Path, usual: &str) -> String {
+    if folder.join("adapter_config.json").is_file() {
+        return "the folder holds a LoRA of a language model, which conjure text and conjure chat take".to_owned();
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    files.retain(|file| file.is_file() && file.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")));
+    files.sort();
+    match files.iter().find(|file| file.ends_with(usual)).or(files.first()) {
+        Some(file) => format!("name the file in it: {}", file.display()),
+        None => format!("the folder holds no .safetensors file; expected one such as {usual}"),
     }
 }
 
@@ -202,5 +225,32 @@ mod tests {
         let odd = folder.path().join("a:0.5");
         std::fs::write(&odd, "").unwrap();
         assert_eq!(parsed(odd.to_str().unwrap()).unwrap(), (odd.display().to_string(), 1.0));
+        let error = parsed(&format!("{}:abc", odd.display())).unwrap_err();
+        assert!(error.to_string().ends_with("a:0.5:abc: the weight \"abc\" is no number"), "{error}");
+        assert!(error.help().unwrap().ends_with("a:0.5:0.8"), "{error:?}");
+    }
+
+    #[test]
+    fn a_folder_is_refused_with_the_file_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        let lora = Adapters { loras: vec![LoraFile { path: path.clone(), weight: 1.0 }], embeddings: Vec::new() };
+        let learned = Adapters { loras: Vec::new(), embeddings: vec![path.clone()] };
+        let refused = |adapters: &Adapters| {
+            let error = adapters.validate().unwrap_err();
+            assert!(error.to_string().ends_with("is a folder, and a file is needed"), "{error}");
+            error.help().unwrap().to_owned()
+        };
+        assert!(refused(&lora).ends_with("expected one such as pytorch_lora_weights.safetensors"));
+        for name in ["a.safetensors", "pytorch_lora_weights.safetensors", "z.safetensors"] {
+            std::fs::write(path.join(name), "").unwrap();
+        }
+        let named = |name: &str| format!("name the file in it: {}", path.join(name).display());
+        assert_eq!(refused(&lora), named("pytorch_lora_weights.safetensors"));
+        assert_eq!(refused(&learned), named("a.safetensors"));
+        std::fs::write(path.join("adapter_config.json"), "{}").unwrap();
+        assert!(refused(&lora).contains("conjure text"));
+        let gone = Adapters { embeddings: vec![path.join("none")], ..Adapters::default() };
+        assert!(gone.validate().unwrap_err().to_string().ends_with("there is no such file"));
     }
 }

@@ -2,11 +2,11 @@
 
 use super::adapters::Recorded;
 use super::pipeline::Pipeline;
-use super::shipped::{SHIPPED, shipped};
+use super::shipped::{SHIPPED, find};
 use super::tiny;
 use super::words::Tokenizers;
 use crate::digest::model_digest;
-use crate::model_folder::read_text;
+use crate::model_folder::{check_weights, read_text};
 use crate::tokens::ClipTokenizer;
 use conjure_core::sampling::SchedulerConfig;
 use conjure_core::{DType, Device, Error, Result, weights};
@@ -40,6 +40,7 @@ impl Opened {
             return Err(Error::file(path, "not found")
                 .with_help("--model takes a diffusers folder or a single .safetensors or .ckpt file"));
         }
+        check_weights(path)?;
         let (config, sources) = Sources::single_file(&weights::open(path)?).map_err(|error| match error {
             Error::Request { message, help } => {
                 let located = Error::file(path, message);
@@ -92,9 +93,9 @@ impl Pipeline {
     /// Opens a model that came with Conjure. Pictures remember it by name, so that they can be made again elsewhere.
     ///
     /// # Errors
-    /// There is no model of this name; those of [`Pipeline::open`].
+    /// There is no model of this name, or `CONJURE_MODELS` leads nowhere; those of [`Pipeline::open`].
     pub fn shipped(name: &str, device: &Device) -> Result<Self> {
-        let folder = shipped(name).ok_or_else(|| {
+        let folder = find(name)?.ok_or_else(|| {
             Error::request(format!("the model {name} that comes with conjure is not there"))
                 .with_help("keep the folder models/ beside the program, or set CONJURE_MODELS to where it is")
         })?;

@@ -2,25 +2,30 @@
 
 use crate::model_folder::read_text;
 use crate::{Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named.
 pub const DEFAULT_MODEL: &str = "emoji";
 /// What a recipe calls the place of a model that came with Conjure: this and its name.
 pub const SHIPPED: &str = "shipped:";
+/// The environment variable that says where these models are.
+const VARIABLE: &str = "CONJURE_MODELS";
 /// How far above the program its models are looked for: a program in `target/release` finds those of its source tree.
 const LEVELS: usize = 4;
+
+/// The file by which a model's folder is known: of one in several parts, or in one.
+const MODEL_FILES: [&str; 2] = ["model_index.json", "config.json"];
 
 /// The folder of a model that came with Conjure: in the folder that the environment variable `CONJURE_MODELS` names, in
 /// `models` beside the program or up to three folders above it, or in `models` of the current folder.
 pub fn shipped(name: &str) -> Option<PathBuf> {
-    shipped_with(name, &["model_index.json", "config.json"])
+    shipped_with(name, &MODEL_FILES)
 }
 
 /// As [`shipped`], a folder that holds one of these files: of a model that is in parts, one part.
 pub fn shipped_with(name: &str, files: &[&str]) -> Option<PathBuf> {
-    let named = std::env::var_os("CONJURE_MODELS").map(PathBuf::from);
+    let named = variable();
     let program = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
     let beside =
         program.iter().flat_map(|path| path.ancestors().skip(1).take(LEVELS)).map(|folder| folder.join("models"));
@@ -32,17 +37,58 @@ pub fn shipped_with(name: &str, files: &[&str]) -> Option<PathBuf> {
         .find(|folder| files.iter().any(|file| folder.join(file).is_file()))
 }
 
+/// As [`shipped`], where a `CONJURE_MODELS` that leads nowhere is told: whoever sets it means that model and no other.
+///
+/// # Errors
+/// The variable names no folder, or one without this model.
+pub fn find(name: &str) -> Result<Option<PathBuf>> {
+    if let Some(folder) = named_folder()? {
+        let inner = folder.join(name);
+        if !MODEL_FILES.iter().any(|file| inner.join(file).is_file()) {
+            let message = format!("{VARIABLE} is {}, and no model {name} is in it", folder.display());
+            return Err(Error::request(message).with_help(format!(
+                "set it to the folder that holds {name}/{}, unset it, or name a model with --model",
+                MODEL_FILES[0]
+            )));
+        }
+    }
+    Ok(shipped(name))
+}
+
+/// What `CONJURE_MODELS` is set to; set to nothing it counts as not set.
+fn variable() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder that `CONJURE_MODELS` names.
+///
+/// # Errors
+/// It names none that is there.
+pub(super) fn named_folder() -> Result<Option<PathBuf>> {
+    match variable() {
+        Some(folder) if !folder.is_dir() => {
+            Err(Error::request(format!("{VARIABLE} is {}, and there is no such folder", folder.display()))
+                .with_help("set it to the folder that holds the models which come with conjure, or unset it"))
+        }
+        named => Ok(named),
+    }
+}
+
 /// What a model's folder recommends in `generation_config.json`; entries that it leaves out are none.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Recommended {
     /// Denoising steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<usize>,
     /// Scale of classifier-free guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
     /// How many times higher and wider finished pictures are made: 2 or 4, or 1 for not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upscale: Option<usize>,
     /// Candidates of which the model's own judge keeps the best, where no seed names one picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub best_of: Option<usize>,
 }
 

@@ -1,7 +1,7 @@
 //! Making a finished picture bigger, with a network that was trained for that.
 
 use super::pixels::{to_pictures, to_tensor};
-use super::shipped::shipped;
+use super::shipped::{named_folder, shipped};
 use crate::digest::model_digest;
 use crate::image_file::Picture;
 use crate::model_folder;
@@ -37,8 +37,9 @@ impl Upscaler {
     /// The network that comes with Conjure, for `device`.
     ///
     /// # Errors
-    /// It is not there.
+    /// It is not there, or `CONJURE_MODELS` names no folder. A folder with picture models only will do.
     pub fn shipped(device: &Device) -> Result<Self> {
+        named_folder()?;
         let folder = shipped(UPSCALER).ok_or_else(|| {
             Error::request("the network that makes pictures bigger is not there")
                 .with_help("keep the folder models/ beside the program, or set CONJURE_MODELS to where it is")
