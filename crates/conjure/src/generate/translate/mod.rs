@@ -233,7 +233,7 @@ impl Translator {
                             },
                             None => true,
                         },
-                        Way::Beams(..) => on_event(&Event::Step { line, tokens: way.tokens() }),
+                        Way::Beams(_) => on_event(&Event::Step { line, tokens: way.tokens() }),
                     };
                 }
                 if way.is_over() {
