@@ -207,6 +207,28 @@ fn a_conversation_is_remembered_and_not_read_again() {
 }
 
 #[test]
+fn a_conversation_replaces_no_file_but_a_conversation() {
+    let desk = desk();
+    let args = ["chat", "--max-tokens", "2", "--seed", "1"];
+    for args in [&args[..], &[&args[..], &["--system", "be brief"]].concat()] {
+        with_input(&desk, args, b"/save none.json\n")
+            .failed(REFUSED, &["there is nothing to save", "help: ask something first"]);
+    }
+    assert!(!desk.path("none.json").exists());
+    fs::write(desk.path("notes.txt"), "dear diary").unwrap();
+    let outcome = with_input(&desk, &args, b"hi\n/save notes.txt\n");
+    assert_eq!(outcome.code, Some(REFUSED));
+    let words = "notes.txt: is there already, and is no saved conversation\nhelp: give another name";
+    assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    assert_eq!(fs::read_to_string(desk.path("notes.txt")).unwrap(), "dear diary");
+    let outcome = with_input(&desk, &args, b"/help\nhi\n/save a.json\nho\n/save a.json\n").succeeded();
+    assert!(outcome.stderr.contains("of existing ones only a saved conversation is replaced"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("2 messages saved to a.json\n"), "{}", outcome.stderr);
+    let again = "4 messages saved to a.json, in place of the conversation there\n";
+    assert!(outcome.stderr.contains(again), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_conversation_that_no_longer_fits_is_told_with_its_lengths() {
     let desk = desk();
     let long = "x".repeat(300);
