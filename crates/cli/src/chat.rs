@@ -41,6 +41,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
         report::note(&format!("{name}, {} tokens of context; /help tells more, Ctrl-D ends", model.context()));
         interrupt::keep_running();
     }
+    let mut warned = false;
     loop {
         let outcome = match input.read()? {
             Line::End => break,
@@ -53,6 +54,13 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
                     let question = if text.starts_with("//") { &text[1..] } else { text.as_str() };
                     if question.trim().is_empty() {
                         continue;
+                    }
+                    if !warned && !chat.is_heard(question) {
+                        warned = true;
+                        report::note(
+                            "note: the prompt that the model's chat template makes does not have your message in it; the \
+                             answer has nothing to do with it",
+                        );
                     }
                     let told = ask(&mut chat, question, &request);
                     // The next answer is drawn anew, and still the same when all is asked again.

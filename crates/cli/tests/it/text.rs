@@ -229,6 +229,22 @@ fn a_conversation_replaces_no_file_but_a_conversation() {
 }
 
 #[test]
+fn a_template_that_drops_the_message_is_told_of_once() {
+    let desk = desk();
+    let note = "does not have your message in it";
+    let asked = |desk: &Desk| {
+        with_input(desk, &["chat", "--max-tokens", "2", "--seed", "1"], b" hi \nhello\n").succeeded().stderr
+    };
+    assert!(!asked(&desk).contains(note));
+    let settings = desk.path("tiny/tokenizer_config.json");
+    let mut value: Value = serde_json::from_str(&fs::read_to_string(&settings).unwrap()).unwrap();
+    value["chat_template"] = "   ".into();
+    fs::write(&settings, value.to_string()).unwrap();
+    let told = asked(&desk);
+    assert_eq!(told.matches(note).count(), 1, "{told}");
+}
+
+#[test]
 fn a_conversation_that_no_longer_fits_is_told_with_its_lengths() {
     let desk = desk();
     let long = "x".repeat(300);
