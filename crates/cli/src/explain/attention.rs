@@ -1,5 +1,6 @@
 //! `conjure explain attention`.
 
+use super::check_format;
 use crate::args::AttentionArgs;
 use crate::output::check_writable;
 use crate::{language, report};
@@ -14,10 +15,18 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
     if let Some(threads) = args.threads {
         conjure::set_threads(threads)?;
     }
-    let others = [&args.csv, &args.json, &args.svg].into_iter().flatten();
-    let files: Vec<&Path> = std::iter::once(&args.out).chain(others).map(|path| path.as_path()).collect();
-    for (n, path) in files.iter().enumerate() {
-        if files[..n].iter().any(|other| place(other) == place(path)) {
+    let files: Vec<(&Path, &str, &str)> = [
+        (Some(&args.out), "--out", "HTML"),
+        (args.csv.as_ref(), "--csv", "CSV"),
+        (args.json.as_ref(), "--json", "JSON"),
+        (args.svg.as_ref(), "--svg", "SVG"),
+    ]
+    .into_iter()
+    .filter_map(|(path, flag, format)| Some((path?.as_path(), flag, format)))
+    .collect();
+    for (n, &(path, flag, format)) in files.iter().enumerate() {
+        check_format(path, flag, format)?;
+        if files[..n].iter().any(|(other, ..)| place(other) == place(path)) {
             return Err(Error::request(format!("two results would be written to {}", path.display()))
                 .with_help("give each its own file"));
         }

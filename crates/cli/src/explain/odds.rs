@@ -1,6 +1,6 @@
 //! `conjure explain odds`.
 
-use super::spelt;
+use super::{check_format, spelt};
 use crate::args::OddsArgs;
 use crate::{image, language, output, report};
 use conjure::explain::odds::{self, Target, TokenOdds};
@@ -16,6 +16,7 @@ const FULL: f64 = 12.0;
 
 pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     if let Some(path) = &args.html {
+        check_format(path, "--html", "HTML")?;
         output::check_writable(path)?;
     }
     let text = language::prompt(args.text.as_deref(), &args.tokens)?;

@@ -52,3 +52,16 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         assert!(desk.files().is_empty(), "{args:?}");
     }
 }
+
+/// A page and tables under names that say nothing else.
+#[test]
+fn names_that_say_no_format_are_taken() {
+    let desk = Desk::new();
+    let model = emoji();
+    let args =
+        ["explain", "attention", "it", "--model", &model, "--out", "page.htm", "--csv", "w.txt", "--svg", "draw"];
+    desk.conjure(&args).succeeded();
+    assert_eq!(desk.files(), ["draw", "page.htm", "w.txt"]);
+    let html = ["explain", "odds", "x", "--html", "x.json"];
+    desk.conjure(&html).failed(2, &["x.json: --html writes HTML, not JSON", "help: name it x.html; "]);
+}
