@@ -186,7 +186,7 @@ fn what_a_model_does_not_know_is_refused_with_what_it_knows() {
         message.starts_with("the text has ") && message.ends_with("tokens, the model reads 64 at once"),
         "{message}"
     );
-    assert!(help.contains("sentence by sentence"));
+    assert_eq!(help, "give it sentence by sentence; conjure translate --file reads one a line");
     let request = TranslateRequest { to: Some("de".into()), ..TranslateRequest::default() };
     let error = marian.translate(&["a cat", long.as_str()], &request, &mut |_| true).unwrap_err();
     assert!(error.to_string().starts_with("line 2: the text has "), "{error}");
