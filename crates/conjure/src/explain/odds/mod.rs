@@ -137,6 +137,7 @@ pub struct Target<'a> {
 /// those of [`LanguageModel::open`] and [`Odds::new`].
 pub fn of_model(path: &Path, text: &Prompt, target: Option<&Target>, alternatives: usize) -> Result<Odds> {
     check_alternatives(alternatives)?;
+    super::check_text(text)?;
     let config = if path.is_dir() { model_folder::read_text(&path.join("config.json"))? } else { None };
     // What else is wrong with the config is told by those who read all of it.
     let config: Value = config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
