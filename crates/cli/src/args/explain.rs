@@ -114,11 +114,11 @@ pub struct OddsArgs {
     pub target_tokens: Vec<u32>,
 
     /// The language of TEXT, for an encoder-decoder that is told it
-    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    #[arg(long, value_name = "LANGUAGE", conflicts_with = "tokens")]
     pub from: Option<String>,
 
     /// The language of the target, for an encoder-decoder that is told it
-    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    #[arg(long, value_name = "LANGUAGE", conflicts_with = "tokens")]
     pub to: Option<String>,
 
     /// How many alternatives to tell for each token

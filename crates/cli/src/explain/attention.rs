@@ -3,7 +3,7 @@
 use super::check_format;
 use crate::args::AttentionArgs;
 use crate::output::check_writable;
-use crate::{language, report};
+use crate::{language, report, translate};
 use conjure::explain::attention::{self, Kind, Request, Selection};
 use conjure::generate::image;
 use conjure::image_file::write_atomically;
@@ -48,6 +48,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
             .with_help("add --model PATH, or keep the folder models/ beside the program")
     })?;
     let subject = attention::open_for(&model, args.from.as_deref(), args.to.as_deref())?;
+    translate::tell_unheard(subject.unheard());
     let explanation = attention::explain(subject.as_ref(), &language::name(&model), &request)?;
     let agreement = attention::agreement(&explanation);
     if !agreement.weights.is_finite() || !agreement.sums.is_finite() {

@@ -2,7 +2,7 @@
 
 use super::{check_format, spelt};
 use crate::args::OddsArgs;
-use crate::{image, language, output, report};
+use crate::{image, language, output, report, translate};
 use conjure::explain::odds::{self, Target, TokenOdds};
 use conjure::generate::text::Prompt;
 use conjure::image_file::write_atomically;
@@ -27,8 +27,12 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     };
     image::set_threads(&args.machine)?;
     let path = language::model(args.model.as_deref())?;
-    let target = target.as_ref().map(|text| Target { text, from: args.from.as_deref(), to: args.to.as_deref() });
-    let odds = odds::of_model(path, &text, target.as_ref(), args.top)?;
+    let target = Target { text: target.as_ref(), from: args.from.as_deref(), to: args.to.as_deref() };
+    let odds = odds::of_model(path, &text, &target, args.top)?;
+    translate::tell_unheard(odds.unheard.as_deref());
+    if let [TokenOdds { logprob: None, .. }] = odds.tokens[..] {
+        report::note("note: the text is one token, and nothing comes before it from which the model could expect it");
+    }
     if let Some(html) = &args.html {
         let page = odds::html(&odds, &language::name(path))?;
         write_atomically(html, |file| file.write_all(page.as_bytes()))?;

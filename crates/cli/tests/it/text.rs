@@ -245,6 +245,26 @@ fn a_template_that_drops_the_message_is_told_of_once() {
 }
 
 #[test]
+fn a_text_with_nothing_to_expect_is_told() {
+    let desk = desk();
+    for what in ["odds", "lens"] {
+        desk.conjure(&["explain", what, "", "-m", "tiny"])
+            .failed(REFUSED, &["the text is empty", "help: give a sentence"]);
+    }
+    desk.conjure(&["explain", "odds", "hi", "--to", "de", "-m", "tiny"])
+        .failed(REFUSED, &["languages are for translators", "help: leave out --from and --to"]);
+    let note = "note: the text is one token, and nothing comes before it";
+    for (tokens, told) in [("5", true), ("5,6", false)] {
+        let outcome = desk.conjure(&["explain", "odds", "--tokens", tokens, "-m", "tiny"]).succeeded();
+        assert_eq!(outcome.stderr.contains(note), told, "{}", outcome.stderr);
+    }
+    let args = ["text", "--tokens", "5", "--logprobs", "0", "--max-tokens", "2", "--seed", "1", "-m", "tiny"];
+    let stderr = desk.conjure(&args).succeeded().stderr;
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.ends_with('"')), "{stderr}");
+}
+
+#[test]
 fn a_conversation_that_no_longer_fits_is_told_with_its_lengths() {
     let desk = desk();
     let long = "x".repeat(300);

@@ -301,6 +301,9 @@ fn a_translators_output_is_what_it_translates() {
         }
     }
     assert!(untold.encode("a cat").unwrap_err().help().unwrap().starts_with("name one with --to; the model knows de"));
+    // No file says that it knows this source language.
+    assert_eq!(open_for(&marian, Some("xx"), Some(to)).unwrap().unheard(), Some("xx"));
+    assert_eq!(told.unheard(), None);
     let error = open_for(&emoji(), None, Some("de")).err().unwrap();
     assert_eq!(error.to_string(), "languages are for translators; this model has one sequence");
 }

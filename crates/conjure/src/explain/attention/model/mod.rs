@@ -37,6 +37,11 @@ pub trait Subject {
     /// Layers.
     fn layers(&self) -> usize;
 
+    /// Layers that the input goes through.
+    fn input_layers(&self) -> usize {
+        self.layers()
+    }
+
     /// Kinds of attention: 3 where the model reads one sequence and writes another.
     fn kinds(&self) -> usize {
         1
@@ -44,6 +49,11 @@ pub trait Subject {
 
     /// Heads of a layer.
     fn heads(&self) -> usize;
+
+    /// The language that it was to be told, and that it is neither told nor known to have.
+    fn unheard(&self) -> Option<&str> {
+        None
+    }
 
     /// The text's tokens, with those that the model wants around it.
     ///
