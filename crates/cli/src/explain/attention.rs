@@ -42,6 +42,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         ablate: args.ablate.clone(),
         budget: usize::from(args.budget) << 20,
     };
+    request.validate()?;
     let model = args.model.clone().or_else(|| image::shipped_with(image::DEFAULT_MODEL, &["text_encoder/config.json"]));
     let model = model.ok_or_else(|| {
         Error::request("no model is named, and the text encoder that comes with conjure is not there")

@@ -47,6 +47,17 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         (&["x", "--model", "none"], &["none/config.json: not found", "help: "]),
         (&["x", "--model", &tiny], &["whose attention cannot be shown", "help: "]),
         (&["", "--model", &model], &["the text is empty"]),
+        (&["x", "--model", &model, "--compare", ""], &["the text is empty"]),
+        (&["x", "--model", &model, "--layer", "99"], &["there is no layer 99: the model has 4"]),
+        (&["x", "--model", &model, "--head", "99"], &["there is no head 99: the model has 4"]),
+        (&["x", "--model", &model, "--to", "de"], &["languages are for translators"]),
+        (&["x", "--csv", "x.png"], &["x.png: --csv writes CSV, not PNG", "help: name it x.csv; nothing writes PNG"]),
+        (&["x", "--svg", "x.PNG"], &["x.PNG: --svg writes SVG, not PNG", "help: name it x.svg; "]),
+        (
+            &["x", "--json", "x.csv"],
+            &["x.csv: --json writes JSON", "name it x.json; explain attention --csv writes CSV"],
+        ),
+        (&["x", "--out", "x.svg"], &["x.svg: --out writes HTML", "name it x.html; explain attention --svg writes SVG"]),
     ] {
         desk.conjure(&[&["explain", "attention"], args].concat()).failed(2, words);
         assert!(desk.files().is_empty(), "{args:?}");

@@ -46,13 +46,23 @@ impl Request {
             budget: 48 << 20,
         }
     }
+
+    /// Refuses what no model could show.
+    ///
+    /// # Errors
+    /// A text that is empty.
+    pub fn validate(&self) -> Result<()> {
+        std::iter::once(&self.text).chain(&self.compare).try_for_each(|text| not_empty(text))
+    }
 }
 
 /// Runs the model as often as the request needs. `name` is the model's for the title.
 ///
 /// # Errors
-/// A layer, head or word that there is not; a text that is too long; those of the model.
+/// Before the model runs: a layer, head or word that there is not; a text that is empty or too long; a table or drawing that
+/// would be too large. Those of the model.
 pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<Explanation> {
+    request.validate()?;
     let (layers, heads) = (subject.layers(), subject.heads());
     let layer = request.layer.unwrap_or(layers.saturating_sub(1));
     check(layer, request.head, layers, heads)?;
@@ -77,6 +87,16 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
         (None, None) => ids.len() - 1,
     };
 
+    let compared = match &request.compare {
+        Some(text) => {
+            let ids = encode(subject, text)?;
+            let pieces: Vec<String> = ids.iter().map(|id| subject.piece(*id)).collect();
+            let token = word::find(&pieces, looked_up).last().map_or(ids.len() - 1, |range| range.end - 1);
+            Some((text, ids, token))
+        }
+        None => None,
+    };
+
     let changes = !hidden.is_empty() || !request.ablate.is_empty();
     let count = 1 + usize::from(request.compare.is_some()) + usize::from(changes);
     let plan = Plan {
@@ -91,10 +111,8 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
     let (original, outcome) = run(subject, Role::Original, &request.text, &ids, None, plan.clone())?;
     let mut runs = vec![original];
     let mut compared_token = None;
-    if let Some(text) = &request.compare {
-        let ids = encode(subject, text)?;
-        let pieces: Vec<String> = ids.iter().map(|id| subject.piece(*id)).collect();
-        compared_token = Some(word::find(&pieces, looked_up).last().map_or(ids.len() - 1, |range| range.end - 1));
+    if let Some((text, ids, token)) = compared {
+        compared_token = Some(token);
         let (mut other, its) = run(subject, Role::Compared, text, &ids, None, plan.clone())?;
         other.embedding_cosine = embedding_cosine(&outcome, &its)?;
         runs.push(other);
@@ -138,10 +156,14 @@ fn not_there(what: &str, word: &str, pieces: &[String]) -> Error {
         .with_help(format!("the tokens spell {:?}", pieces.concat().trim()))
 }
 
-fn encode(subject: &dyn Subject, text: &str) -> Result<Vec<u32>> {
+fn not_empty(text: &str) -> Result<()> {
     if text.trim().is_empty() {
         return Err(Error::request("the text is empty").with_help("give a sentence"));
     }
+    Ok(())
+}
+
+fn encode(subject: &dyn Subject, text: &str) -> Result<Vec<u32>> {
     let ids = subject.encode(text)?;
     if ids.is_empty() {
         return Err(Error::request(format!("the text {text:?} has no tokens")).with_help("give a sentence"));
