@@ -63,15 +63,15 @@ pub struct AttentionArgs {
     #[arg(long, value_name = "LAYER.HEAD,...", value_delimiter = ',', value_parser = layer_and_head)]
     pub ablate: Vec<(usize, usize)>,
 
-    /// Write all weights as CSV too; with --layer and --head only theirs
+    /// Write all weights as CSV too, at most 20 million; with --layer and --head only theirs
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Write all weights and weighted sums as JSON too; with --layer and --head only theirs
+    /// Write all weights, at most 20 million, and weighted sums as JSON too; with --layer and --head only theirs
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Draw the head that is shown first as SVG too: lines and heat map
+    /// Draw the head that is shown first as SVG too: lines and heat map, of at most 300 tokens
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 

@@ -8,6 +8,7 @@ use conjure::explain::attention::{self, Kind, Request, Selection};
 use conjure::generate::image;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         }
         check_writable(path)?;
     }
+    let selection = Selection { layer: args.layer, head: args.head };
     let request = Request {
         text: if args.text == "-" { language::stdin()?.trim_end().to_owned() } else { args.text.clone() },
         compare: args.compare.clone(),
@@ -41,6 +43,8 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         mask: args.mask.clone(),
         ablate: args.ablate.clone(),
         budget: usize::from(args.budget) << 20,
+        table: (args.csv.is_some() || args.json.is_some()).then_some(selection),
+        drawing: args.svg.is_some(),
     };
     request.validate()?;
     let model = args.model.clone().or_else(|| image::shipped_with(image::DEFAULT_MODEL, &["text_encoder/config.json"]));
@@ -56,21 +60,23 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         return Err(Error::failure(format!("what {} computes are no numbers", model.display()))
             .with_help("its weights may be broken: download the model again, or choose another"));
     }
-    // All are made before the first is written: a refusal leaves nothing behind.
-    let selection = Selection { layer: args.layer, head: args.head };
-    let mut texts = vec![(&args.out, attention::html(&explanation)?)];
-    if let Some(path) = &args.csv {
-        texts.push((path, attention::csv(&explanation, selection)?));
+    // All that can be refused is, before the first is written: a refusal leaves nothing behind.
+    let page = attention::html(&explanation)?;
+    let table = request.table.map(|selection| attention::select(&explanation, selection)).transpose()?;
+    let drawing = args.svg.as_ref().map(|_| attention::svg(&explanation, selection)).transpose()?;
+    let write = |path: &Path, content: &dyn Fn(&mut dyn Write) -> std::io::Result<()>| {
+        write_atomically(path, content)?;
+        report::result(&path.display().to_string())
+    };
+    write(&args.out, &|file| file.write_all(page.as_bytes()))?;
+    if let (Some(path), Some(table)) = (&args.csv, &table) {
+        write(path, &|file| attention::csv(table, file))?;
     }
-    if let Some(path) = &args.json {
-        texts.push((path, attention::json(&explanation, selection)?));
+    if let (Some(path), Some(table)) = (&args.json, &table) {
+        write(path, &|file| attention::json(table, file))?;
     }
-    if let Some(path) = &args.svg {
-        texts.push((path, attention::svg(&explanation, selection)?));
-    }
-    for (path, text) in texts {
-        write_atomically(path, |file| file.write_all(text.as_bytes()))?;
-        report::result(&path.display().to_string())?;
+    if let (Some(path), Some(drawing)) = (&args.svg, &drawing) {
+        write(path, &|file| file.write_all(drawing.as_bytes()))?;
     }
     let from_left = explanation.runs.iter().flat_map(|run| &run.attentions).all(|a| a.kind == Kind::Causal);
     if args.compare.is_some() && from_left {

@@ -1,6 +1,7 @@
 //! The probe that keeps what an explanation needs of each attention.
 
-use super::{Array, Bias, Layer, Recorded, Thumbnails, Whole};
+use super::write::not_kept;
+use super::{Array, Bias, Layer, Recorded, Selection, Thumbnails, Whole};
 use crate::{Error, Result};
 use conjure_core::probe::{Probe, Quantity, SeenAttention, WhatIf};
 use conjure_core::{DType, Tensor};
@@ -21,6 +22,8 @@ pub struct Plan {
     pub first: usize,
     /// Bytes that the q, k and v of all layers may have.
     pub budget: usize,
+    /// What is to be written as a table, of which every layer has to be kept.
+    pub table: Option<Selection>,
     /// Positions that no other position sees.
     pub hidden: Vec<usize>,
     /// Layer and head of the heads that are switched off.
@@ -95,7 +98,11 @@ impl Recording {
         let hidden: &[usize] = if (self.plan.hides)(&group) { &self.plan.hidden } else { &[] };
         let floats = heads * time * head_dim + kv_heads * source * (head_dim + value_dim);
         let small = heads * time * source <= MAX_DRAWN * heads;
-        let keep = self.keeps(number, floats * 4);
+        // In base64, which is how they stand in the page.
+        let keep = self.keeps(number, (floats * 4).div_ceil(3) * 4);
+        if !keep && self.plan.table.is_some_and(|table| table.layer.is_none_or(|layer| layer == number)) {
+            return Err(not_kept(number));
+        }
         let probabilities = if keep || !small { Some(first(&seen.probabilities()?)?) } else { None };
         let whole = match &probabilities {
             Some(probabilities) if keep => {

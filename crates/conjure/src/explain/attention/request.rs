@@ -2,7 +2,10 @@
 
 use super::model::{Outcome, cosines, token};
 use super::record::{Group, Plan, Recording, is_cross};
-use super::{Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word};
+use super::write::{check_tokens, check_weights};
+use super::{
+    Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Selection, Sequence, Subject, word,
+};
 use crate::{Error, Result};
 use conjure_core::{D, Tensor};
 
@@ -30,6 +33,10 @@ pub struct Request {
     pub ablate: Vec<(usize, usize)>,
     /// Bytes that q, k and v of all runs may have; layers that do not fit are shown small.
     pub budget: usize,
+    /// What is to be written as a table, so that what would be too large is refused before the model runs.
+    pub table: Option<Selection>,
+    /// Whether it is to be drawn, for the same reason.
+    pub drawing: bool,
 }
 
 impl Request {
@@ -44,6 +51,8 @@ impl Request {
             mask: Vec::new(),
             ablate: Vec::new(),
             budget: 48 << 20,
+            table: None,
+            drawing: false,
         }
     }
 
@@ -99,10 +108,21 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
 
     let changes = !hidden.is_empty() || !request.ablate.is_empty();
     let count = 1 + usize::from(request.compare.is_some()) + usize::from(changes);
+    if request.drawing {
+        check_tokens(ids.len())?;
+    }
+    if let Some(table) = request.table {
+        // What a translator writes is added when it is known.
+        let runs = [Some(ids.len()), compared.as_ref().map(|(_, ids, _)| ids.len()), changes.then_some(ids.len())];
+        let pairs = runs.into_iter().flatten().fold(0usize, |sum, n| sum.saturating_add(n.saturating_mul(n)));
+        let in_all = table.layer.map_or(subject.input_layers(), |_| 1) * table.head.map_or(heads, |_| 1);
+        check_weights(pairs.saturating_mul(in_all), table)?;
+    }
     let plan = Plan {
         layers,
         first: layer,
         budget: request.budget / (count * subject.kinds()),
+        table: request.table,
         hidden: Vec::new(),
         silent: Vec::new(),
         // What is hidden is in the input: an output that looks at itself sees all of it.
