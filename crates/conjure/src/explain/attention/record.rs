@@ -20,7 +20,7 @@ pub struct Plan {
     pub layers: usize,
     /// The layer that is kept first.
     pub first: usize,
-    /// Bytes that the q, k and v of all layers may have.
+    /// Bytes that the numbers of all layers may have in the page.
     pub budget: usize,
     /// What is to be written as a table, of which every layer has to be kept.
     pub table: Option<Selection>,
@@ -96,7 +96,10 @@ impl Recording {
             return Err(Error::failure(format!("the attention at {path} saw no token")));
         }
         let hidden: &[usize] = if (self.plan.hides)(&group) { &self.plan.hidden } else { &[] };
-        let floats = heads * time * head_dim + kv_heads * source * (head_dim + value_dim);
+        // Of the model's own rows a few are enough to compare with.
+        let count = (MAX_RECORDED / (self.plan.layers * heads * source).max(1)).clamp(1, time);
+        let recorded = heads * count * (source + value_dim);
+        let floats = heads * time * head_dim + kv_heads * source * (head_dim + value_dim) + recorded;
         let small = heads * time * source <= MAX_DRAWN * heads;
         // In base64, which is how they stand in the page.
         let keep = self.keeps(number, (floats * 4).div_ceil(3) * 4);
@@ -106,8 +109,6 @@ impl Recording {
         let probabilities = if keep || !small { Some(first(&seen.probabilities()?)?) } else { None };
         let whole = match &probabilities {
             Some(probabilities) if keep => {
-                let each = MAX_RECORDED / (self.plan.layers.max(1) * heads * source);
-                let count = each.clamp(1, time);
                 let rows: Vec<usize> = (1..=count).map(|n| n * time / count - 1).collect();
                 let sums = first(seen.y)?;
                 Some(Whole {

@@ -31,7 +31,7 @@ pub struct Request {
     pub mask: Vec<String>,
     /// Layer and head of the heads to switch off.
     pub ablate: Vec<(usize, usize)>,
-    /// Bytes that q, k and v of all runs may have; layers that do not fit are shown small.
+    /// Bytes that the numbers of all runs may have in the page; layers that do not fit are shown small.
     pub budget: usize,
     /// What is to be written as a table, so that what would be too large is refused before the model runs.
     pub table: Option<Selection>,
