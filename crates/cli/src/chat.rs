@@ -18,7 +18,7 @@ const HELP: &str = "\
 /help        these lines
 /reset       forget the conversation, but not --system
 /drop        forget the oldest question and its answer
-/save FILE   write the conversation to a file
+/save FILE   write the conversation to a file; of existing ones only a saved conversation is replaced
 /load FILE   go on with the conversation in a file
 /quit        end, as Ctrl-D does
 A line that ends with \\ goes on in the next; \"\"\" begins and ends a text of several lines; // begins a text with /.
@@ -41,6 +41,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
         report::note(&format!("{name}, {} tokens of context; /help tells more, Ctrl-D ends", model.context()));
         interrupt::keep_running();
     }
+    let mut warned = false;
     loop {
         let outcome = match input.read()? {
             Line::End => break,
@@ -53,6 +54,13 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
                     let question = if text.starts_with("//") { &text[1..] } else { text.as_str() };
                     if question.trim().is_empty() {
                         continue;
+                    }
+                    if !warned && !chat.is_heard(question) {
+                        warned = true;
+                        report::note(
+                            "note: the prompt that the model's chat template makes does not have your message in it; the \
+                             answer has nothing to do with it",
+                        );
                     }
                     let told = ask(&mut chat, question, &request);
                     // The next answer is drawn anew, and still the same when all is asked again.
@@ -125,13 +133,7 @@ fn command_line(line: &str, chat: &mut Chat<'_>) -> Result<bool> {
         } else {
             "there is no question to forget"
         }),
-        "save" => {
-            let path = file()?;
-            output::check_writable(path)?;
-            let text = serde_json::to_string_pretty(chat.messages()).map_err(|e| Error::failure(e.to_string()))?;
-            write_atomically(path, |file| writeln!(file, "{text}"))?;
-            report::note(&format!("{} messages saved to {}", chat.messages().len(), path.display()));
-        }
+        "save" => save(file()?, chat.messages())?,
         "load" => {
             let path = file()?;
             chat.set_messages(load(path)?)?;
@@ -144,6 +146,24 @@ fn command_line(line: &str, chat: &mut Chat<'_>) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Writes the conversation to a file. Of files that are there already only saved conversations are replaced: a name typed in
+/// haste must not cost what is not one.
+fn save(path: &Path, messages: &[Message]) -> Result<()> {
+    output::check_writable(path)?;
+    if messages.iter().all(|message| message.role == "system") {
+        return Err(Error::request("there is nothing to save").with_help("ask something first"));
+    }
+    let replaces = path.is_file();
+    if replaces && load(path).is_err() {
+        return Err(Error::file(path, "is there already, and is no saved conversation").with_help("give another name"));
+    }
+    let text = serde_json::to_string_pretty(messages).map_err(|e| Error::failure(e.to_string()))?;
+    write_atomically(path, |file| writeln!(file, "{text}"))?;
+    let instead = if replaces { ", in place of the conversation there" } else { "" };
+    report::note(&format!("{} messages saved to {}{instead}", messages.len(), path.display()));
+    Ok(())
 }
 
 fn load(path: &Path) -> Result<Vec<Message>> {

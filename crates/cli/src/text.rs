@@ -202,7 +202,8 @@ fn tell(model: &LanguageModel, made: &Generated, request: &TextRequest) {
             };
             let top = token.top.iter().map(|&(id, logprob)| format!("{:?} {logprob:.3}", model.token_text(id)));
             let top = top.collect::<Vec<_>>().join(", ");
-            report::note(&report::printable(&format!("{logprob:>8.3} {rank:>8}  {own:?}  of {top}")));
+            let of = if top.is_empty() { String::new() } else { format!("  of {top}") };
+            report::note(&report::printable(&format!("{logprob:>8.3} {rank:>8}  {own:?}{of}")));
         }
     }
     report::note(&language::speed(&made.stats));

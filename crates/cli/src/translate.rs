@@ -29,9 +29,7 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
     };
     let translator = Translator::open(&folder)?;
     translator.notes().iter().for_each(|note| report::note(&format!("note: {note}")));
-    if let Some(said) = translator.languages().unheard(args.from.as_deref(), args.to.as_deref()) {
-        report::note(&format!("note: the model's folder does not say that it translates {said}"));
-    }
+    tell_unheard(translator.languages().unheard(args.from.as_deref(), args.to.as_deref()));
     let mut page = Page::new(lines.len(), !args.machine.json);
     let made = translator.translate(&lines, &request, &mut |event| {
         page.take(event);
@@ -57,18 +55,31 @@ pub fn run(args: &TranslateArgs) -> Result<ExitCode> {
         let model = language::name(&folder);
         report::result(&json!({ "model": model, "from": args.from, "to": args.to, "translations": all }).to_string())?;
     } else {
-        tell(&made);
+        tell(&made, translator.model().max_tokens());
     }
     Ok(if cancelled { ExitCode::from(Error::Cancelled.exit_code()) } else { ExitCode::SUCCESS })
 }
 
-/// Which lines did not come to their end.
-fn tell(made: &[Translation]) {
+/// Of a language that the model is neither told nor known to have.
+pub fn tell_unheard(said: Option<&str>) {
+    if let Some(said) = said {
+        report::note(&format!("note: the model's folder does not say that it translates {said}"));
+    }
+}
+
+/// Which lines did not come to their end; `most` tokens are all that the model can write.
+fn tell(made: &[Translation], most: Option<usize>) {
     const SHOWN: usize = 5;
     let open = || made.iter().zip(1..).filter(|(made, _)| made.finish == Finish::Length);
     for (made, line) in open().take(SHOWN) {
         let which = if open().count() > 1 || line > 1 { format!("line {line} ") } else { String::new() };
-        report::note(&format!("{which}ended after {} tokens; --max-tokens sets another number", made.ids.len()));
+        let tokens = made.ids.len();
+        let why = if most.is_some_and(|most| tokens >= most) {
+            "the model writes no more"
+        } else {
+            "--max-tokens sets another number"
+        };
+        report::note(&format!("{which}ended after {tokens} tokens; {why}"));
     }
     if open().count() > SHOWN {
         report::note(&format!("so did {} more lines", open().count() - SHOWN));

@@ -63,19 +63,19 @@ pub struct AttentionArgs {
     #[arg(long, value_name = "LAYER.HEAD,...", value_delimiter = ',', value_parser = layer_and_head)]
     pub ablate: Vec<(usize, usize)>,
 
-    /// Write all weights as CSV too; with --layer and --head only theirs
+    /// Write all weights as CSV too, at most 20 million; with --layer and --head only theirs
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Write all weights and weighted sums as JSON too; with --layer and --head only theirs
+    /// Write all weights, at most 20 million, and weighted sums as JSON too; with --layer and --head only theirs
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Draw the head that is shown first as SVG too: lines and heat map
+    /// Draw the head that is shown first as SVG too: lines and heat map, of at most 300 tokens
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
-    /// Megabytes of numbers in the page; layers of long texts that do not fit are shown as small pictures
+    /// Megabytes that the numbers may take in the page; layers of long texts that do not fit are shown as small pictures
     #[arg(long, value_name = "MB", allow_negative_numbers = true, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub budget: u16,
 
@@ -114,11 +114,11 @@ pub struct OddsArgs {
     pub target_tokens: Vec<u32>,
 
     /// The language of TEXT, for an encoder-decoder that is told it
-    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    #[arg(long, value_name = "LANGUAGE", conflicts_with = "tokens")]
     pub from: Option<String>,
 
     /// The language of the target, for an encoder-decoder that is told it
-    #[arg(long, value_name = "LANGUAGE", requires = "target", conflicts_with = "tokens")]
+    #[arg(long, value_name = "LANGUAGE", conflicts_with = "tokens")]
     pub to: Option<String>,
 
     /// How many alternatives to tell for each token

@@ -1,12 +1,14 @@
 //! `conjure explain attention`.
 
+use super::check_format;
 use crate::args::AttentionArgs;
 use crate::output::check_writable;
-use crate::{language, report};
+use crate::{language, report, translate};
 use conjure::explain::attention::{self, Kind, Request, Selection};
 use conjure::generate::image;
 use conjure::image_file::write_atomically;
 use conjure::{Error, Result};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,15 +16,24 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
     if let Some(threads) = args.threads {
         conjure::set_threads(threads)?;
     }
-    let others = [&args.csv, &args.json, &args.svg].into_iter().flatten();
-    let files: Vec<&Path> = std::iter::once(&args.out).chain(others).map(|path| path.as_path()).collect();
-    for (n, path) in files.iter().enumerate() {
-        if files[..n].iter().any(|other| place(other) == place(path)) {
+    let files: Vec<(&Path, &str, &str)> = [
+        (Some(&args.out), "--out", "HTML"),
+        (args.csv.as_ref(), "--csv", "CSV"),
+        (args.json.as_ref(), "--json", "JSON"),
+        (args.svg.as_ref(), "--svg", "SVG"),
+    ]
+    .into_iter()
+    .filter_map(|(path, flag, format)| Some((path?.as_path(), flag, format)))
+    .collect();
+    for (n, &(path, flag, format)) in files.iter().enumerate() {
+        check_format(path, flag, format)?;
+        if files[..n].iter().any(|(other, ..)| place(other) == place(path)) {
             return Err(Error::request(format!("two results would be written to {}", path.display()))
                 .with_help("give each its own file"));
         }
         check_writable(path)?;
     }
+    let selection = Selection { layer: args.layer, head: args.head };
     let request = Request {
         text: if args.text == "-" { language::stdin()?.trim_end().to_owned() } else { args.text.clone() },
         compare: args.compare.clone(),
@@ -32,34 +43,40 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         mask: args.mask.clone(),
         ablate: args.ablate.clone(),
         budget: usize::from(args.budget) << 20,
+        table: (args.csv.is_some() || args.json.is_some()).then_some(selection),
+        drawing: args.svg.is_some(),
     };
+    request.validate()?;
     let model = args.model.clone().or_else(|| image::shipped_with(image::DEFAULT_MODEL, &["text_encoder/config.json"]));
     let model = model.ok_or_else(|| {
         Error::request("no model is named, and the text encoder that comes with conjure is not there")
             .with_help("add --model PATH, or keep the folder models/ beside the program")
     })?;
     let subject = attention::open_for(&model, args.from.as_deref(), args.to.as_deref())?;
+    translate::tell_unheard(subject.unheard());
     let explanation = attention::explain(subject.as_ref(), &language::name(&model), &request)?;
     let agreement = attention::agreement(&explanation);
     if !agreement.weights.is_finite() || !agreement.sums.is_finite() {
         return Err(Error::failure(format!("what {} computes are no numbers", model.display()))
             .with_help("its weights may be broken: download the model again, or choose another"));
     }
-    // All are made before the first is written: a refusal leaves nothing behind.
-    let selection = Selection { layer: args.layer, head: args.head };
-    let mut texts = vec![(&args.out, attention::html(&explanation)?)];
-    if let Some(path) = &args.csv {
-        texts.push((path, attention::csv(&explanation, selection)?));
+    // All that can be refused is, before the first is written: a refusal leaves nothing behind.
+    let page = attention::html(&explanation)?;
+    let table = request.table.map(|selection| attention::select(&explanation, selection)).transpose()?;
+    let drawing = args.svg.as_ref().map(|_| attention::svg(&explanation, selection)).transpose()?;
+    let write = |path: &Path, content: &dyn Fn(&mut dyn Write) -> std::io::Result<()>| {
+        write_atomically(path, content)?;
+        report::result(&path.display().to_string())
+    };
+    write(&args.out, &|file| file.write_all(page.as_bytes()))?;
+    if let (Some(path), Some(table)) = (&args.csv, &table) {
+        write(path, &|file| attention::csv(table, file))?;
     }
-    if let Some(path) = &args.json {
-        texts.push((path, attention::json(&explanation, selection)?));
+    if let (Some(path), Some(table)) = (&args.json, &table) {
+        write(path, &|file| attention::json(table, file))?;
     }
-    if let Some(path) = &args.svg {
-        texts.push((path, attention::svg(&explanation, selection)?));
-    }
-    for (path, text) in texts {
-        write_atomically(path, |file| file.write_all(text.as_bytes()))?;
-        report::result(&path.display().to_string())?;
+    if let (Some(path), Some(drawing)) = (&args.svg, &drawing) {
+        write(path, &|file| file.write_all(drawing.as_bytes()))?;
     }
     let from_left = explanation.runs.iter().flat_map(|run| &run.attentions).all(|a| a.kind == Kind::Causal);
     if args.compare.is_some() && from_left {

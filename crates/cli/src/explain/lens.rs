@@ -3,6 +3,7 @@
 use super::spelt;
 use crate::args::LensArgs;
 use crate::{image, language, report};
+use conjure::explain::check_text;
 use conjure::explain::lens::{Lens, Position};
 use conjure::{Error, Result};
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 pub fn run(args: &LensArgs) -> Result<ExitCode> {
     let text = language::prompt(args.text.as_deref(), &args.tokens)?;
+    check_text(&text)?;
     image::set_threads(&args.machine)?;
     let (model, _) = language::open(args.model.as_deref())?;
     let lens = Lens::new(&model, &model.encode(&text)?, args.top)?;

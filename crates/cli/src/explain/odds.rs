@@ -1,8 +1,8 @@
 //! `conjure explain odds`.
 
-use super::spelt;
+use super::{check_format, spelt};
 use crate::args::OddsArgs;
-use crate::{image, language, output, report};
+use crate::{image, language, output, report, translate};
 use conjure::explain::odds::{self, Target, TokenOdds};
 use conjure::generate::text::Prompt;
 use conjure::image_file::write_atomically;
@@ -16,6 +16,7 @@ const FULL: f64 = 12.0;
 
 pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     if let Some(path) = &args.html {
+        check_format(path, "--html", "HTML")?;
         output::check_writable(path)?;
     }
     let text = language::prompt(args.text.as_deref(), &args.tokens)?;
@@ -26,8 +27,12 @@ pub fn run(args: &OddsArgs) -> Result<ExitCode> {
     };
     image::set_threads(&args.machine)?;
     let path = language::model(args.model.as_deref())?;
-    let target = target.as_ref().map(|text| Target { text, from: args.from.as_deref(), to: args.to.as_deref() });
-    let odds = odds::of_model(path, &text, target.as_ref(), args.top)?;
+    let target = Target { text: target.as_ref(), from: args.from.as_deref(), to: args.to.as_deref() };
+    let odds = odds::of_model(path, &text, &target, args.top)?;
+    translate::tell_unheard(odds.unheard.as_deref());
+    if let [TokenOdds { logprob: None, .. }] = odds.tokens[..] {
+        report::note("note: the text is one token, and nothing comes before it from which the model could expect it");
+    }
     if let Some(html) = &args.html {
         let page = odds::html(&odds, &language::name(path))?;
         write_atomically(html, |file| file.write_all(page.as_bytes()))?;

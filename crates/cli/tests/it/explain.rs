@@ -47,8 +47,32 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         (&["x", "--model", "none"], &["none/config.json: not found", "help: "]),
         (&["x", "--model", &tiny], &["whose attention cannot be shown", "help: "]),
         (&["", "--model", &model], &["the text is empty"]),
+        (&["x", "--model", &model, "--compare", ""], &["the text is empty"]),
+        (&["x", "--model", &model, "--layer", "99"], &["there is no layer 99: the model has 4"]),
+        (&["x", "--model", &model, "--head", "99"], &["there is no head 99: the model has 4"]),
+        (&["x", "--model", &model, "--to", "de"], &["languages are for translators"]),
+        (&["x", "--csv", "x.png"], &["x.png: --csv writes CSV, not PNG", "help: name it x.csv; nothing writes PNG"]),
+        (&["x", "--svg", "x.PNG"], &["x.PNG: --svg writes SVG, not PNG", "help: name it x.svg; "]),
+        (
+            &["x", "--json", "x.csv"],
+            &["x.csv: --json writes JSON", "name it x.json; explain attention --csv writes CSV"],
+        ),
+        (&["x", "--out", "x.svg"], &["x.svg: --out writes HTML", "name it x.html; explain attention --svg writes SVG"]),
     ] {
         desk.conjure(&[&["explain", "attention"], args].concat()).failed(2, words);
         assert!(desk.files().is_empty(), "{args:?}");
     }
+}
+
+/// A page and tables under names that say nothing else.
+#[test]
+fn names_that_say_no_format_are_taken() {
+    let desk = Desk::new();
+    let model = emoji();
+    let args =
+        ["explain", "attention", "it", "--model", &model, "--out", "page.htm", "--csv", "w.txt", "--svg", "draw"];
+    desk.conjure(&args).succeeded();
+    assert_eq!(desk.files(), ["draw", "page.htm", "w.txt"]);
+    let html = ["explain", "odds", "x", "--html", "x.json"];
+    desk.conjure(&html).failed(2, &["x.json: --html writes HTML, not JSON", "help: name it x.html; "]);
 }

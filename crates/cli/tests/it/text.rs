@@ -207,6 +207,64 @@ fn a_conversation_is_remembered_and_not_read_again() {
 }
 
 #[test]
+fn a_conversation_replaces_no_file_but_a_conversation() {
+    let desk = desk();
+    let args = ["chat", "--max-tokens", "2", "--seed", "1"];
+    for args in [&args[..], &[&args[..], &["--system", "be brief"]].concat()] {
+        with_input(&desk, args, b"/save none.json\n")
+            .failed(REFUSED, &["there is nothing to save", "help: ask something first"]);
+    }
+    assert!(!desk.path("none.json").exists());
+    fs::write(desk.path("notes.txt"), "dear diary").unwrap();
+    let outcome = with_input(&desk, &args, b"hi\n/save notes.txt\n");
+    assert_eq!(outcome.code, Some(REFUSED));
+    let words = "notes.txt: is there already, and is no saved conversation\nhelp: give another name";
+    assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    assert_eq!(fs::read_to_string(desk.path("notes.txt")).unwrap(), "dear diary");
+    let outcome = with_input(&desk, &args, b"/help\nhi\n/save a.json\nho\n/save a.json\n").succeeded();
+    assert!(outcome.stderr.contains("of existing ones only a saved conversation is replaced"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("2 messages saved to a.json\n"), "{}", outcome.stderr);
+    let again = "4 messages saved to a.json, in place of the conversation there\n";
+    assert!(outcome.stderr.contains(again), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_template_that_drops_the_message_is_told_of_once() {
+    let desk = desk();
+    let note = "does not have your message in it";
+    let asked = |desk: &Desk| {
+        with_input(desk, &["chat", "--max-tokens", "2", "--seed", "1"], b" hi \nhello\n").succeeded().stderr
+    };
+    assert!(!asked(&desk).contains(note));
+    let settings = desk.path("tiny/tokenizer_config.json");
+    let mut value: Value = serde_json::from_str(&fs::read_to_string(&settings).unwrap()).unwrap();
+    value["chat_template"] = "   ".into();
+    fs::write(&settings, value.to_string()).unwrap();
+    let told = asked(&desk);
+    assert_eq!(told.matches(note).count(), 1, "{told}");
+}
+
+#[test]
+fn a_text_with_nothing_to_expect_is_told() {
+    let desk = desk();
+    for what in ["odds", "lens"] {
+        desk.conjure(&["explain", what, "", "-m", "tiny"])
+            .failed(REFUSED, &["the text is empty", "help: give a sentence"]);
+    }
+    desk.conjure(&["explain", "odds", "hi", "--to", "de", "-m", "tiny"])
+        .failed(REFUSED, &["languages are for translators", "help: leave out --from and --to"]);
+    let note = "note: the text is one token, and nothing comes before it";
+    for (tokens, told) in [("5", true), ("5,6", false)] {
+        let outcome = desk.conjure(&["explain", "odds", "--tokens", tokens, "-m", "tiny"]).succeeded();
+        assert_eq!(outcome.stderr.contains(note), told, "{}", outcome.stderr);
+    }
+    let args = ["text", "--tokens", "5", "--logprobs", "0", "--max-tokens", "2", "--seed", "1", "-m", "tiny"];
+    let stderr = desk.conjure(&args).succeeded().stderr;
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.ends_with('"')), "{stderr}");
+}
+
+#[test]
 fn a_conversation_that_no_longer_fits_is_told_with_its_lengths() {
     let desk = desk();
     let long = "x".repeat(300);

@@ -104,6 +104,24 @@ fn the_translator_that_comes_with_conjure_translates() {
     }
     let back = desk.conjure(&["translate", "rotes Herz", "--to", "en", "--from", "de", "--beams", "1"]).succeeded();
     assert_eq!((back.stdout.trim(), back.stderr.as_str()), ("red heart", ""));
+    let cut = ["translate", "red heart", "--to", "de", "--max-tokens", "2"];
+    let outcome = desk.conjure(&cut).succeeded();
+    assert_eq!(outcome.stdout, "rot\n");
+    assert!(outcome.stderr.contains("ended after 2 tokens; --max-tokens sets another number"), "{}", outcome.stderr);
+    assert_eq!(json(desk.conjure(&[&cut[..], &["--json"]].concat()))["translations"][0]["finish"], "length");
+    // The same note wherever a language is named.
+    let folder = folder.display().to_string();
+    for command in [
+        &["translate", "red heart"][..],
+        &["explain", "odds", "red heart", "--target", "a", "--model", &folder],
+        &["explain", "attention", "red heart", "--model", &folder],
+    ] {
+        let note = "note: the model's folder does not say that it translates xx";
+        for (from, told) in [("xx", true), ("en", false)] {
+            let outcome = desk.conjure(&[command, &["--from", from, "--to", "de"]].concat()).succeeded();
+            assert_eq!(outcome.stderr.contains(note), told, "{command:?} {}", outcome.stderr);
+        }
+    }
     let unknown = desk.conjure(&["translate", "red heart", "--to", "tlh"]);
     assert_eq!(unknown.code, Some(REFUSED));
     assert!(unknown.stderr.contains("it knows ar, bn, cs, da, de, el, en, "), "{}", unknown.stderr);

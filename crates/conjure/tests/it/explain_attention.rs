@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use conjure::explain::attention::{
     Explanation, Kind, Outcome, Request, Role, Selection, Subject, agreement, csv, explain, html, json, open, open_for,
-    svg,
+    select, svg, weights,
 };
 use conjure_core::blocks::attend;
 use conjure_core::ops::AttentionSpec;
@@ -32,6 +32,18 @@ fn data(page: &str) -> Value {
     let start = page.find(r#"id="data">"#).unwrap() + r#"id="data">"#.len();
     let end = start + page[start..].find("</script>").unwrap();
     serde_json::from_str(&page[start..end]).unwrap()
+}
+
+fn as_csv(explanation: &Explanation, selection: Selection) -> Result<String> {
+    let mut out = Vec::new();
+    csv(&select(explanation, selection)?, &mut out).unwrap();
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn as_json(explanation: &Explanation, selection: Selection) -> Result<Value> {
+    let mut out = Vec::new();
+    json(&select(explanation, selection)?, &mut out).unwrap();
+    Ok(serde_json::from_slice(&out).unwrap())
 }
 
 fn floats(array: &Value) -> Vec<f32> {
@@ -147,9 +159,9 @@ fn numbers_and_drawings_are_written_for_other_programs() {
     let subject = open(&emoji()).unwrap();
     let explanation = explain(subject.as_ref(), "emoji", &Request::new("it is <b>\"so\" & so</b>")).unwrap();
     let time = explanation.runs[0].sequences[0].tokens.len();
-    let lines = csv(&explanation, Selection { layer: Some(1), head: Some(2) }).unwrap();
+    let lines = as_csv(&explanation, Selection { layer: Some(1), head: Some(2) }).unwrap();
     assert_eq!(lines.lines().count(), 1 + time * time);
-    let all: Value = serde_json::from_str(&json(&explanation, Selection::default()).unwrap()).unwrap();
+    let all = as_json(&explanation, Selection::default()).unwrap();
     let layers = all["runs"][0]["attentions"][0]["layers"].as_array().unwrap();
     assert_eq!((layers.len(), layers[3]["heads"].as_array().unwrap().len()), (4, 4));
     for row in layers[1]["heads"][2]["weights"].as_array().unwrap() {
@@ -273,10 +285,154 @@ fn a_long_text_keeps_the_layers_that_fit() {
     assert_eq!(recorded.rows.last(), Some(&499));
     assert!(recorded.weights.data.len() <= 500_000);
     assert!(agreement(&explanation).weights < 1e-6);
-    let error = json(&explanation, Selection::default()).unwrap_err();
-    assert!(error.to_string().starts_with("layer 0 was not kept") && error.help() == Some("choose one with --layer"));
-    assert!(csv(&explanation, Selection { layer: Some(1), head: Some(0) }).is_ok());
+    let error = as_json(&explanation, Selection::default()).unwrap_err();
+    assert!(error.to_string().starts_with("layer 0 was not kept"), "{error}");
+    assert_eq!(error.help(), Some("choose one with --layer, or make room with --budget"));
+    // Told at the first layer, not after the last.
+    let early = explain(&Wild { sharp: 1.0 }, "wild", &Request { table: Some(Selection::default()), ..request });
+    assert_eq!(early.unwrap_err().to_string(), error.to_string());
+    assert!(as_csv(&explanation, Selection { layer: Some(1), head: Some(0) }).is_ok());
     assert!(svg(&explanation, Selection::default()).unwrap_err().to_string().contains("500 tokens"));
+}
+
+/// The numbers stand in the page in base64, a third longer than they are.
+#[test]
+fn the_page_is_no_larger_than_was_asked_for() {
+    for (megabytes, kept) in [(2, [false, true]), (4, [true, true])] {
+        let budget = megabytes << 20;
+        let request = Request { budget, ..Request::new("word ".repeat(500)) };
+        let explanation = explain(&Wild { sharp: 1.0 }, "wild", &request).unwrap();
+        let layers = &explanation.runs[0].attentions[0].layers;
+        assert_eq!([0, 1].map(|n| layers[n].whole.is_some()), kept, "{megabytes}");
+        // Beside the numbers stand program, words and small pictures.
+        let page = html(&explanation).unwrap().len();
+        assert!(page < budget + (1 << 19), "{page} bytes of {megabytes} MiB");
+    }
+}
+
+/// Counts what it is given, and how much at most at a time.
+#[derive(Default)]
+struct Counter {
+    all: usize,
+    largest: usize,
+}
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.all += bytes.len();
+        self.largest = self.largest.max(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn tables_are_written_number_by_number() {
+    let explanation = explain(&Wild { sharp: 1.0 }, "wild", &Request::new("word ".repeat(60))).unwrap();
+    let selected = select(&explanation, Selection::default()).unwrap();
+    let (mut table, mut tree) = (Counter::default(), Counter::default());
+    csv(&selected, &mut table).unwrap();
+    json(&selected, &mut tree).unwrap();
+    for counter in [table, tree] {
+        // 28800 weights, none of which waits for another.
+        assert!(counter.all > 300_000 && counter.largest < 1000, "{} {}", counter.all, counter.largest);
+    }
+    let all = as_json(&explanation, Selection::default()).unwrap();
+    for (n, layer) in explanation.runs[0].attentions[0].layers.iter().enumerate() {
+        for head in 0..4 {
+            let told = &all["runs"][0]["attentions"][0]["layers"][n]["heads"][head];
+            let own = weights(layer, layer.whole.as_ref().unwrap(), head);
+            let told_weights: Vec<Vec<f64>> = serde_json::from_value(told["weights"].clone()).unwrap();
+            assert_eq!(told_weights.len(), own.len());
+            for (told, own) in told_weights.iter().flatten().zip(own.iter().flatten()) {
+                assert!((told - own).abs() < 1e-15, "{told} {own}");
+            }
+            assert_eq!(told["sums"].as_array().unwrap().len(), 60);
+            assert_eq!(told["sums"][59].as_array().unwrap().len(), 8);
+        }
+    }
+    let two = as_json(&explanation, Selection { layer: Some(1), head: Some(3) }).unwrap();
+    let layers = &two["runs"][0]["attentions"][0]["layers"];
+    assert_eq!((layers.as_array().unwrap().len(), &layers[0]["layer"]), (1, &Value::from(1)));
+    assert_eq!(layers[0]["heads"][0], all["runs"][0]["attentions"][0]["layers"][1]["heads"][3]);
+    let lines = as_csv(&explanation, Selection { layer: Some(1), head: Some(3) }).unwrap();
+    let own = &layers[0]["heads"][0]["weights"][59][58];
+    let last = lines.lines().rev().nth(1).unwrap();
+    let weight = format!("original,Input - Input,1,3,59,\"w59\",58,\"w58\",{:.9},", own.as_f64().unwrap());
+    assert!(last.starts_with(&weight), "{last} {weight}");
+}
+
+/// As many tokens as words, and no computing.
+struct Unused;
+
+impl Subject for Unused {
+    fn family(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn layers(&self) -> usize {
+        30
+    }
+
+    fn heads(&self) -> usize {
+        9
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok((0..text.split_whitespace().count() as u32).collect())
+    }
+
+    fn piece(&self, id: u32) -> String {
+        format!("w{id} ")
+    }
+
+    fn run(&self, _: &[u32], _: Option<&[u32]>, _: &mut dyn Probe) -> Result<Outcome> {
+        Err(conjure::Error::failure("the model runs"))
+    }
+}
+
+#[test]
+fn what_would_be_too_large_is_refused_before_the_model_runs() {
+    let words = |count: usize| Request::new("word ".repeat(count));
+    let refused = |request: &Request| {
+        let error = explain(&Unused, "unused", request).unwrap_err();
+        (error.to_string(), error.help().unwrap_or_default().to_owned())
+    };
+    let runs = ("the model runs".to_owned(), String::new());
+    let (all, one) = (Some(Selection::default()), Some(Selection { layer: Some(1), head: Some(2) }));
+    assert_eq!(refused(&Request { table: all, drawing: true, ..words(270) }), runs);
+    assert_eq!(
+        refused(&Request { drawing: true, ..words(301) }).0,
+        "a drawing of 301 tokens is too large; at most 300"
+    );
+    let (message, help) = refused(&Request { table: all, ..words(300) });
+    assert_eq!(message, "these are 24300000 weights; at most 20000000 are written");
+    assert_eq!(help, "choose one head with --layer and --head, or shorten the text");
+    assert_eq!(refused(&Request { table: one, ..words(300) }), runs);
+    assert_eq!(refused(&Request { table: one, ..words(5000) }).1, "shorten the text");
+    // Each run has its own.
+    let compared = Request { table: all, compare: Some("word ".repeat(200)), ..words(200) };
+    assert_eq!(refused(&compared).0, "these are 21600000 weights; at most 20000000 are written");
+    let changed = Request { table: all, ablate: vec![(0, 0)], ..words(200) };
+    assert_eq!(refused(&changed).0, "these are 21600000 weights; at most 20000000 are written");
+    assert_eq!(refused(&Request { compare: Some(" ".into()), ..words(3) }).0, "the text is empty");
+}
+
+#[test]
+fn languages_for_a_model_without_are_refused_before_its_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["bert", "clip_text_model", "llama"] {
+        std::fs::write(folder.path().join("config.json"), format!("{{\"model_type\": \"{kind}\"}}")).unwrap();
+        let error = open_for(folder.path(), None, Some("de")).err().unwrap();
+        assert_eq!(error.to_string(), "languages are for translators; this model has one sequence");
+    }
+    let file = folder.path().join("no.gguf");
+    std::fs::write(&file, "no GGUF").unwrap();
+    let error = open_for(&file, Some("en"), None).err().unwrap();
+    assert_eq!(error.to_string(), "languages are for translators; this model has one sequence");
 }
 
 /// What is shown as a translator's output is what it would write: nothing suppressed, no longer than its folder says.
@@ -301,6 +457,9 @@ fn a_translators_output_is_what_it_translates() {
         }
     }
     assert!(untold.encode("a cat").unwrap_err().help().unwrap().starts_with("name one with --to; the model knows de"));
+    // No file says that it knows this source language.
+    assert_eq!(open_for(&marian, Some("xx"), Some(to)).unwrap().unheard(), Some("xx"));
+    assert_eq!(told.unheard(), None);
     let error = open_for(&emoji(), None, Some("de")).err().unwrap();
     assert_eq!(error.to_string(), "languages are for translators; this model has one sequence");
 }

@@ -73,7 +73,7 @@ fn a_decoders_odds_are_those_of_its_logits() {
     for name in ["decoder/llama", "decoder/gpt2", "decoder/gemma3"] {
         let recorded = Recorded::open(name);
         let ids = recorded.ids("inputs.ids");
-        let odds = of_model(&recorded.path(), &Prompt::Ids(ids.clone()), None, 4).unwrap();
+        let odds = of_model(&recorded.path(), &Prompt::Ids(ids.clone()), &Target::default(), 4).unwrap();
         assert_eq!(odds.tokens.iter().map(|t| t.id).collect::<Vec<_>>(), ids);
         assert_eq!((odds.tokens[0].logprob, odds.tokens[0].rank), (None, None));
         for (entry, reference) in odds.tokens[1..].iter().zip(recorded.logprobs()) {
@@ -89,22 +89,29 @@ fn an_encoder_decoders_odds_are_of_its_target() {
         let mask = recorded.ids("inputs.mask");
         assert!(mask.iter().all(|&there| there == 1), "{name}: the first source is not padded");
         let (source, labels) = (Prompt::Ids(recorded.ids("inputs.ids")), recorded.ids("inputs.labels"));
-        let odds = of_model(&recorded.path(), &source, Some(&told(&Prompt::Ids(labels.clone()))), 4).unwrap();
+        let odds = of_model(&recorded.path(), &source, &told(&Prompt::Ids(labels.clone())), 4).unwrap();
         assert_eq!(odds.tokens.len(), labels.len());
         for (entry, reference) in odds.tokens.iter().zip(recorded.logprobs()) {
             compare(entry, &reference);
         }
-        let refused = of_model(&recorded.path(), &source, None, 4).unwrap_err();
+        let refused = of_model(&recorded.path(), &source, &Target::default(), 4).unwrap_err();
         assert!(refused.help().unwrap().contains("--target"), "{refused}");
     }
     let decoder = Recorded::open("decoder/llama");
     let prompt = Prompt::Ids(vec![1, 2]);
-    assert!(of_model(&decoder.path(), &prompt, Some(&told(&prompt)), 4).is_err());
+    let refused = |target: &Target<'_>| of_model(&decoder.path(), &prompt, target, 4).unwrap_err().to_string();
+    assert_eq!(refused(&told(&prompt)), "the model goes on with a text, and has no source and target");
+    // Not a word of --target, which would be refused as well.
+    let languages = "languages are for translators; this model goes on with a text";
+    assert_eq!(refused(&Target { to: Some("de"), ..Target::default() }), languages);
+    assert_eq!(refused(&Target { from: Some("en"), ..told(&prompt) }), languages);
+    let empty = of_model(&decoder.path(), &Prompt::Text(String::new()), &Target::default(), 4).unwrap_err();
+    assert_eq!((empty.to_string().as_str(), empty.exit_code()), ("the text is empty", 2));
 }
 
 /// A target for a model that is told no languages.
 fn told(text: &Prompt) -> Target<'_> {
-    Target { text, from: None, to: None }
+    Target { text: Some(text), ..Target::default() }
 }
 
 /// The translator that comes with Conjure is told the language as when it translates.
@@ -112,10 +119,14 @@ fn told(text: &Prompt) -> Target<'_> {
 fn a_translator_is_told_the_targets_language() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/translator");
     let (source, text) = (Prompt::Text("red heart".into()), Prompt::Text("rotes Herz".into()));
-    let odds = |source: &Prompt, to| of_model(&folder, source, Some(&Target { text: &text, from: None, to }), 1);
+    let odds = |source: &Prompt, to| of_model(&folder, source, &Target { to, ..told(&text) }, 1);
     let german = odds(&source, Some("de")).unwrap();
     assert_eq!(german, odds(&Prompt::Text(">>de<< red heart".into()), None).unwrap());
     assert_ne!(german, odds(&source, Some("fr")).unwrap());
+    let from =
+        |from| of_model(&folder, &source, &Target { from: Some(from), to: Some("de"), ..told(&text) }, 1).unwrap();
+    assert_eq!((from("en").unheard, from("xx").unheard), (None, Some("xx".to_owned())));
+    assert_eq!(from("xx").tokens, german.tokens);
     for to in [None, Some("tlh")] {
         let error = odds(&source, to).unwrap_err();
         assert!(error.help().unwrap().contains("ar, bn, cs"), "{error}");
@@ -132,10 +143,10 @@ fn a_target_given_as_text_is_cut_by_the_targets_tokenizer() {
     assert_ne!(cut, as_source, "the fixture cannot tell the two tokenizers apart");
     let target = Prompt::Text(text.into());
     let to_german = Target { to: Some("de"), ..told(&target) };
-    let odds = of_model(&folder, &Prompt::Text(text.into()), Some(&to_german), 1).unwrap();
+    let odds = of_model(&folder, &Prompt::Text(text.into()), &to_german, 1).unwrap();
     assert_eq!(odds.tokens.iter().map(|token| token.id).collect::<Vec<_>>(), cut);
     let as_source = tokenizer.token_id(">>de<<").into_iter().chain(as_source).collect();
-    let same = of_model(&folder, &Prompt::Ids(as_source), Some(&told(&Prompt::Ids(cut))), 1).unwrap();
+    let same = of_model(&folder, &Prompt::Ids(as_source), &told(&Prompt::Ids(cut)), 1).unwrap();
     assert_eq!(odds, same);
 }
 

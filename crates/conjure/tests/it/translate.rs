@@ -72,6 +72,28 @@ fn greedy_and_beams_are_those_of_the_reference_in_a_padded_batch() {
     }
 }
 
+/// The end that Marian's folder forces at the last token is an end only where the model would have ended there itself.
+#[test]
+fn a_text_that_was_cut_is_told_from_one_that_ended() {
+    use Finish::{End, Length};
+    let case = Case::open("marian");
+    let whole = case.ids("greedy");
+    assert_eq!(whole.iter().map(Vec::len).collect::<Vec<_>>(), [15, 1, 1, 3, 3]);
+    for (most, finishes) in [(3, [Length, End, End, End, End]), (2, [Length, End, End, Length, Length])] {
+        let request = TranslateRequest { beams: Some(1), max_tokens: Some(most), ..case.request() };
+        let made = case.translator.translate(&case.lines(), &request, &mut |_| true).unwrap();
+        for ((made, whole), finish) in made.iter().zip(&whole).zip(finishes) {
+            assert_eq!((&made.finish, made.ids.last()), (&finish, Some(&0)), "{made:?}");
+            assert_eq!(made.ids[..made.ids.len() - 1], whole[..made.ids.len() - 1]);
+        }
+    }
+    // A search's text, too; what the search found before the last token ended by itself.
+    let request = TranslateRequest { max_tokens: Some(3), ..case.request() };
+    let made = case.translator.translate(&case.lines(), &request, &mut |_| true).unwrap();
+    assert_eq!((&made[0].finish, made[0].ids.len()), (&Length, 3));
+    assert_eq!((&made[2].finish, made[2].ids.len()), (&End, 1));
+}
+
 /// What `generation_config.json` says of the search.
 #[test]
 fn searches_end_as_the_folder_says() {
@@ -164,7 +186,7 @@ fn what_a_model_does_not_know_is_refused_with_what_it_knows() {
         message.starts_with("the text has ") && message.ends_with("tokens, the model reads 64 at once"),
         "{message}"
     );
-    assert!(help.contains("sentence by sentence"));
+    assert_eq!(help, "give it sentence by sentence; conjure translate --file reads one a line");
     let request = TranslateRequest { to: Some("de".into()), ..TranslateRequest::default() };
     let error = marian.translate(&["a cat", long.as_str()], &request, &mut |_| true).unwrap_err();
     assert!(error.to_string().starts_with("line 2: the text has "), "{error}");

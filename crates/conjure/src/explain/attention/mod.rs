@@ -3,8 +3,8 @@
 //!
 //! A [`Subject`] is a model that can be run on a text before a probe. [`explain`] runs it, on a second text or with words
 //! hidden and heads switched off as well, and returns an [`Explanation`]: q, k and v of the layers, so that whoever reads it
-//! can compute every number again, and what the model itself came to, so that it can be compared. [`html`], [`json`], [`csv`]
-//! and [`svg`] write it.
+//! can compute every number again, and what the model itself came to, so that it can be compared. [`html`] and
+//! [`svg`] write it, and [`json`] and [`csv`] what [`select`] selects of it.
 
 mod bias;
 mod data;
@@ -23,4 +23,4 @@ pub use data::{
 pub use model::{Outcome, Subject, open, open_for};
 pub use recompute::{Agreement, Row, agreement, row, weights};
 pub use request::{Request, explain};
-pub use write::{Selection, csv, html, json, svg};
+pub use write::{MAX_WEIGHTS, Selected, Selection, csv, html, json, select, svg};

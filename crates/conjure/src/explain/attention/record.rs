@@ -1,6 +1,7 @@
 //! The probe that keeps what an explanation needs of each attention.
 
-use super::{Array, Bias, Layer, Recorded, Thumbnails, Whole};
+use super::write::not_kept;
+use super::{Array, Bias, Layer, Recorded, Selection, Thumbnails, Whole};
 use crate::{Error, Result};
 use conjure_core::probe::{Probe, Quantity, SeenAttention, WhatIf};
 use conjure_core::{DType, Tensor};
@@ -19,8 +20,10 @@ pub struct Plan {
     pub layers: usize,
     /// The layer that is kept first.
     pub first: usize,
-    /// Bytes that the q, k and v of all layers may have.
+    /// Bytes that the numbers of all layers may have in the page.
     pub budget: usize,
+    /// What is to be written as a table, of which every layer has to be kept.
+    pub table: Option<Selection>,
     /// Positions that no other position sees.
     pub hidden: Vec<usize>,
     /// Layer and head of the heads that are switched off.
@@ -93,14 +96,19 @@ impl Recording {
             return Err(Error::failure(format!("the attention at {path} saw no token")));
         }
         let hidden: &[usize] = if (self.plan.hides)(&group) { &self.plan.hidden } else { &[] };
-        let floats = heads * time * head_dim + kv_heads * source * (head_dim + value_dim);
+        // Of the model's own rows a few are enough to compare with.
+        let count = (MAX_RECORDED / (self.plan.layers * heads * source).max(1)).clamp(1, time);
+        let recorded = heads * count * (source + value_dim);
+        let floats = heads * time * head_dim + kv_heads * source * (head_dim + value_dim) + recorded;
         let small = heads * time * source <= MAX_DRAWN * heads;
-        let keep = self.keeps(number, floats * 4);
+        // In base64, which is how they stand in the page.
+        let keep = self.keeps(number, (floats * 4).div_ceil(3) * 4);
+        if !keep && self.plan.table.is_some_and(|table| table.layer.is_none_or(|layer| layer == number)) {
+            return Err(not_kept(number));
+        }
         let probabilities = if keep || !small { Some(first(&seen.probabilities()?)?) } else { None };
         let whole = match &probabilities {
             Some(probabilities) if keep => {
-                let each = MAX_RECORDED / (self.plan.layers.max(1) * heads * source);
-                let count = each.clamp(1, time);
                 let rows: Vec<usize> = (1..=count).map(|n| n * time / count - 1).collect();
                 let sums = first(seen.y)?;
                 Some(Whole {

@@ -2,7 +2,10 @@
 
 use super::model::{Outcome, cosines, token};
 use super::record::{Group, Plan, Recording, is_cross};
-use super::{Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Sequence, Subject, word};
+use super::write::{check_tokens, check_weights};
+use super::{
+    Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Selection, Sequence, Subject, word,
+};
 use crate::{Error, Result};
 use conjure_core::{D, Tensor};
 
@@ -28,8 +31,12 @@ pub struct Request {
     pub mask: Vec<String>,
     /// Layer and head of the heads to switch off.
     pub ablate: Vec<(usize, usize)>,
-    /// Bytes that q, k and v of all runs may have; layers that do not fit are shown small.
+    /// Bytes that the numbers of all runs may have in the page; layers that do not fit are shown small.
     pub budget: usize,
+    /// What is to be written as a table, so that what would be too large is refused before the model runs.
+    pub table: Option<Selection>,
+    /// Whether it is to be drawn, for the same reason.
+    pub drawing: bool,
 }
 
 impl Request {
@@ -44,15 +51,27 @@ impl Request {
             mask: Vec::new(),
             ablate: Vec::new(),
             budget: 48 << 20,
+            table: None,
+            drawing: false,
         }
+    }
+
+    /// Refuses what no model could show.
+    ///
+    /// # Errors
+    /// A text that is empty.
+    pub fn validate(&self) -> Result<()> {
+        std::iter::once(&self.text).chain(&self.compare).try_for_each(|text| not_empty(text))
     }
 }
 
 /// Runs the model as often as the request needs. `name` is the model's for the title.
 ///
 /// # Errors
-/// A layer, head or word that there is not; a text that is too long; those of the model.
+/// Before the model runs: a layer, head or word that there is not; a text that is empty or too long; a table or drawing that
+/// would be too large. Those of the model.
 pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<Explanation> {
+    request.validate()?;
     let (layers, heads) = (subject.layers(), subject.heads());
     let layer = request.layer.unwrap_or(layers.saturating_sub(1));
     check(layer, request.head, layers, heads)?;
@@ -77,12 +96,33 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
         (None, None) => ids.len() - 1,
     };
 
+    let compared = match &request.compare {
+        Some(text) => {
+            let ids = encode(subject, text)?;
+            let pieces: Vec<String> = ids.iter().map(|id| subject.piece(*id)).collect();
+            let token = word::find(&pieces, looked_up).last().map_or(ids.len() - 1, |range| range.end - 1);
+            Some((text, ids, token))
+        }
+        None => None,
+    };
+
     let changes = !hidden.is_empty() || !request.ablate.is_empty();
     let count = 1 + usize::from(request.compare.is_some()) + usize::from(changes);
+    if request.drawing {
+        check_tokens(ids.len())?;
+    }
+    if let Some(table) = request.table {
+        // What a translator writes is added when it is known.
+        let runs = [Some(ids.len()), compared.as_ref().map(|(_, ids, _)| ids.len()), changes.then_some(ids.len())];
+        let pairs = runs.into_iter().flatten().fold(0usize, |sum, n| sum.saturating_add(n.saturating_mul(n)));
+        let in_all = table.layer.map_or(subject.input_layers(), |_| 1) * table.head.map_or(heads, |_| 1);
+        check_weights(pairs.saturating_mul(in_all), table)?;
+    }
     let plan = Plan {
         layers,
         first: layer,
         budget: request.budget / (count * subject.kinds()),
+        table: request.table,
         hidden: Vec::new(),
         silent: Vec::new(),
         // What is hidden is in the input: an output that looks at itself sees all of it.
@@ -91,10 +131,8 @@ pub fn explain(subject: &dyn Subject, name: &str, request: &Request) -> Result<E
     let (original, outcome) = run(subject, Role::Original, &request.text, &ids, None, plan.clone())?;
     let mut runs = vec![original];
     let mut compared_token = None;
-    if let Some(text) = &request.compare {
-        let ids = encode(subject, text)?;
-        let pieces: Vec<String> = ids.iter().map(|id| subject.piece(*id)).collect();
-        compared_token = Some(word::find(&pieces, looked_up).last().map_or(ids.len() - 1, |range| range.end - 1));
+    if let Some((text, ids, token)) = compared {
+        compared_token = Some(token);
         let (mut other, its) = run(subject, Role::Compared, text, &ids, None, plan.clone())?;
         other.embedding_cosine = embedding_cosine(&outcome, &its)?;
         runs.push(other);
@@ -138,10 +176,14 @@ fn not_there(what: &str, word: &str, pieces: &[String]) -> Error {
         .with_help(format!("the tokens spell {:?}", pieces.concat().trim()))
 }
 
-fn encode(subject: &dyn Subject, text: &str) -> Result<Vec<u32>> {
+fn not_empty(text: &str) -> Result<()> {
     if text.trim().is_empty() {
         return Err(Error::request("the text is empty").with_help("give a sentence"));
     }
+    Ok(())
+}
+
+fn encode(subject: &dyn Subject, text: &str) -> Result<Vec<u32>> {
     let ids = subject.encode(text)?;
     if ids.is_empty() {
         return Err(Error::request(format!("the text {text:?} has no tokens")).with_help("give a sentence"));

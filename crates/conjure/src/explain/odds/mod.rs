@@ -79,6 +79,9 @@ pub struct Odds {
     /// One entry for each token: entry `i` is the model's prediction of token `i` from those before it, and from the source
     /// where the model has one.
     pub tokens: Vec<TokenOdds>,
+    /// The language that a translator was to be told, and that it is neither told nor known to have.
+    #[serde(skip)]
+    pub unheard: Option<String>,
 }
 
 impl Odds {
@@ -100,7 +103,7 @@ impl Odds {
             tokens.push(TokenOdds::new(ids[at + 1], logits, alternatives, &text)?);
             Ok(())
         })?;
-        Ok(Self { tokens })
+        Ok(Self { tokens, unheard: None })
     }
 
     /// The mean surprise of the tokens in bits; `None` if only one is there.
@@ -118,11 +121,11 @@ pub(super) fn check_alternatives(alternatives: usize) -> Result<()> {
     Ok(())
 }
 
-/// What an encoder-decoder might write for a text.
-#[derive(Clone, Copy, Debug)]
+/// What an encoder-decoder might write for a text; nothing of it is for a decoder.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Target<'a> {
     /// The words, or their tokens.
-    pub text: &'a Prompt,
+    pub text: Option<&'a Prompt>,
     /// The language of what it reads, where the model is told that.
     pub from: Option<&'a str>,
     /// The language of the target, where the model is told that.
@@ -133,21 +136,26 @@ pub struct Target<'a> {
 /// `target` when it reads `text`.
 ///
 /// # Errors
-/// A target for a decoder, or none for an encoder-decoder; a language that it does not know, or none where it is told one;
-/// those of [`LanguageModel::open`] and [`Odds::new`].
-pub fn of_model(path: &Path, text: &Prompt, target: Option<&Target>, alternatives: usize) -> Result<Odds> {
+/// An empty text; a target or a language for a decoder, or no target for an encoder-decoder; a language that it does not know,
+/// or none where it is told one; those of [`LanguageModel::open`] and [`Odds::new`].
+pub fn of_model(path: &Path, text: &Prompt, target: &Target<'_>, alternatives: usize) -> Result<Odds> {
     check_alternatives(alternatives)?;
+    super::check_text(text)?;
     let config = if path.is_dir() { model_folder::read_text(&path.join("config.json"))? } else { None };
     // What else is wrong with the config is told by those who read all of it.
     let config: Value = config.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     if config["is_encoder_decoder"] == true || matches!(config["model_type"].as_str(), Some("marian" | "t5")) {
-        let target = target.ok_or_else(|| {
+        let written = target.text.ok_or_else(|| {
             Error::request("the model reads one text and writes another, and the other is missing")
                 .with_help("name it with --target TEXT or --target-tokens IDS")
         })?;
-        return Translator::open(path)?.odds(text, target, alternatives);
+        return Translator::open(path)?.odds(text, written, (target.from, target.to), alternatives);
     }
-    if target.is_some() {
+    if target.from.is_some() || target.to.is_some() {
+        return Err(Error::request("languages are for translators; this model goes on with a text")
+            .with_help("leave out --from and --to, or name a translator with --model"));
+    }
+    if target.text.is_some() {
         return Err(Error::request("the model goes on with a text, and has no source and target")
             .with_help("leave out --target, or choose an encoder-decoder"));
     }

@@ -25,7 +25,8 @@ mod tests {
     #[test]
     fn a_text_cannot_break_out_of_the_page() {
         let token = |text: &str| TokenOdds { id: 1, text: text.into(), logprob: None, rank: None, top: Vec::new() };
-        let odds = Odds { tokens: vec![token("</script><script>alert(1)</script>"), token("__DATA__ & \"")] };
+        let odds =
+            Odds { tokens: vec![token("</script><script>alert(1)</script>"), token("__DATA__ & \"")], unheard: None };
         let page = html(&odds, "<model>").unwrap();
         assert_eq!(page.matches("</script>").count(), 2, "the data's and the program's");
         assert!(page.contains("\\u003c/script>\\u003cscript>alert(1)"));

@@ -1,6 +1,6 @@
 //! The odds of a target when an encoder-decoder reads a source.
 
-use super::{Odds, Target, TokenOdds};
+use super::{Odds, TokenOdds};
 use crate::generate::text::Prompt;
 use crate::generate::text::generation::check_ids;
 use crate::generate::translate::{Languages, SequenceModel};
@@ -72,19 +72,24 @@ impl Translator {
     /// Entry `i` is the prediction of target token `i` from the source and the target's tokens before it. A text's target
     /// ends with the token that ends an answer. The model is told the languages as in a translation, unless the source says
     /// itself what is to be done, as `>>de<< a cat` does.
-    pub fn odds(&self, source: &Prompt, target: &Target, alternatives: usize) -> Result<Odds> {
+    pub fn odds(
+        &self,
+        source: &Prompt,
+        target: &Prompt,
+        (from, to): (Option<&str>, Option<&str>),
+        alternatives: usize,
+    ) -> Result<Odds> {
         let config = self.model.config();
         let source = self.encode(source, config.source_vocabulary(), |tokenizer, languages, text| {
-            if target.to.is_none() && text.trim_start().starts_with(">>") {
+            if to.is_none() && text.trim_start().starts_with(">>") {
                 return tokenizer.encode(text, true);
             }
-            let told = languages.told(target.from, target.to)?;
+            let told = languages.told(from, to)?;
             let ids = tokenizer.encode(&format!("{}{text}", told.prefix), true)?;
             Ok(told.token.into_iter().chain(ids).collect())
         })?;
-        let target = self.encode(target.text, config.target_vocabulary(), |tokenizer, _, text| {
-            tokenizer.encode_target(text, true)
-        })?;
+        let target =
+            self.encode(target, config.target_vocabulary(), |tokenizer, _, text| tokenizer.encode_target(text, true))?;
         let text = |id| self.tokenizer.as_ref().and_then(|(t, _)| t.token_text(id)).unwrap_or_default();
         let row = |ids: &[u32]| -> Result<Tensor> { Ok(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?) };
         let memory = self.model.encode(&row(&source)?, None, &mut NoProbe)?; // (1, source, d_model)
@@ -98,6 +103,8 @@ impl Translator {
                 tokens.push(TokenOdds::new(id, &logits, alternatives, &text)?);
             }
         }
-        Ok(Odds { tokens })
+        let languages = self.tokenizer.as_ref().map(|(_, languages)| languages);
+        let unheard = languages.and_then(|languages| languages.unheard(from, to)).map(str::to_owned);
+        Ok(Odds { tokens, unheard })
     }
 }

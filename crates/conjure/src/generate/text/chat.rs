@@ -76,6 +76,17 @@ impl<'m> Chat<'m> {
         there
     }
 
+    /// Whether the prompt that the model's template makes of this question has the question in it. A template that refuses the
+    /// conversation is told of by [`Chat::ask`].
+    pub fn is_heard(&self, question: &str) -> bool {
+        let Some(template) = self.model.tokenizer().ok().and_then(|tokenizer| tokenizer.chat_template()) else {
+            return true;
+        };
+        let mut messages = self.messages.clone();
+        messages.push(Message::new("user", question));
+        template.render(&messages, true).map_or(true, |prompt| prompt.contains(question.trim()))
+    }
+
     /// How many tokens the model remembers, and how many it can.
     pub fn context_use(&self) -> (usize, usize) {
         (self.session.len(), self.session.context())

@@ -187,8 +187,10 @@ impl Languages {
             return None;
         }
         let target = to.filter(|_| self.tokens.is_empty() && self.only[1].is_none());
-        let known = |from: &str| self.tokens.keys().any(|name| name.eq_ignore_ascii_case(from));
-        target.or(from.filter(|from| !known(from) && self.only[0].is_none()))
+        // Without tokens another source than the folder's is refused.
+        let only = |from: &str| self.only[0].as_ref().is_some_and(|o| self.tokens.is_empty() || same_language(from, o));
+        let known = |from: &str| self.tokens.keys().any(|name| name.eq_ignore_ascii_case(from)) || only(from);
+        target.or(from.filter(|from| !known(from)))
     }
 
     fn by_token(&self, to: Option<&str>) -> Result<Told<'_>> {
@@ -316,6 +318,9 @@ mod tests {
         let tokens = [("de".to_owned(), 7)].into();
         let languages = Languages { tokens, only: [None, None], ..languages };
         assert_eq!(languages.unheard(Some("de"), Some("de")), None);
+        assert_eq!(languages.unheard(Some("xx"), Some("de")), Some("xx"));
+        let languages = Languages { only: [Some("eng".to_owned()), None], ..languages };
+        assert_eq!(languages.unheard(Some("en"), Some("de")), None);
         assert_eq!(languages.unheard(Some("xx"), Some("de")), Some("xx"));
     }
 }

@@ -158,7 +158,7 @@ impl Translator {
         match self.model.max_tokens() {
             Some(most) if ids.len() > most => {
                 Err(Error::request(format!("{what} has {} tokens, the model reads {most} at once", ids.len()))
-                    .with_help("give it sentence by sentence, for example one a line with --file"))
+                    .with_help("give it sentence by sentence; conjure translate --file reads one a line"))
             }
             _ => Ok(()),
         }
@@ -233,7 +233,7 @@ impl Translator {
                             },
                             None => true,
                         },
-                        Way::Beams(..) => on_event(&Event::Step { line, tokens: way.tokens() }),
+                        Way::Beams(_) => on_event(&Event::Step { line, tokens: way.tokens() }),
                     };
                 }
                 if way.is_over() {

@@ -2,7 +2,7 @@
 
 use super::SequenceModel;
 use crate::generate::text::Finish;
-use crate::generate::text::search::{Adjust, Beam, EarlyStopping, Rules, Search};
+use crate::generate::text::search::{Beam, EarlyStopping, Rules, Search};
 use conjure_core::sampling::text::{argmax, log_softmax};
 use conjure_core::{Error, Result};
 
@@ -41,7 +41,7 @@ pub struct Written {
     pub ids: Vec<u32>,
     /// `log p / length ^ penalty`.
     pub score: f64,
-    /// Why it ended.
+    /// Why it ended: an end that was forced on it at the last token is none of its own.
     pub finish: Finish,
 }
 
@@ -51,7 +51,7 @@ pub enum Way<'a> {
     /// By the likeliest token each time.
     Greedy(Greedy<'a>),
     /// By a search.
-    Beams(Search<'a>, f64),
+    Beams(Beaming<'a>),
 }
 
 /// The likeliest token each time.
@@ -60,22 +60,34 @@ pub struct Greedy<'a> {
     plan: &'a Plan,
     beam: Beam,
     ended: bool,
+    cut: Cut,
 }
+
+/// The likeliest beginnings, side by side.
+#[derive(Clone, Debug)]
+pub struct Beaming<'a> {
+    plan: &'a Plan,
+    search: Search<'a>,
+    cut: Cut,
+}
+
+/// Beginnings that had to end although the model would have gone on with them.
+type Cut = Vec<Vec<u32>>;
 
 impl<'a> Way<'a> {
     fn new(plan: &'a Plan) -> Self {
         match plan.beams {
-            None => Self::Greedy(Greedy { plan, beam: Beam::default(), ended: false }),
-            Some(Beams { width, early_stopping }) => Self::Beams(
-                Search::new(Rules {
+            None => Self::Greedy(Greedy { plan, beam: Beam::default(), ended: false, cut: Vec::new() }),
+            Some(Beams { width, early_stopping }) => {
+                let search = Search::new(Rules {
                     width,
                     length_penalty: plan.length_penalty,
                     ends: &plan.ends,
                     max_tokens: plan.max_tokens,
                     early_stopping,
-                }),
-                plan.length_penalty,
-            ),
+                });
+                Self::Beams(Beaming { plan, search, cut: Vec::new() })
+            }
         }
     }
 
@@ -83,7 +95,7 @@ impl<'a> Way<'a> {
     fn open(&self) -> &[Beam] {
         match self {
             Self::Greedy(greedy) => std::slice::from_ref(&greedy.beam),
-            Self::Beams(search, _) => search.open(),
+            Self::Beams(beams) => beams.search.open(),
         }
     }
 
@@ -91,7 +103,7 @@ impl<'a> Way<'a> {
     pub fn is_over(&self) -> bool {
         match self {
             Self::Greedy(greedy) => greedy.ended || greedy.beam.ids.len() >= greedy.plan.max_tokens,
-            Self::Beams(search, _) => search.is_over(),
+            Self::Beams(beams) => beams.search.is_over(),
         }
     }
 
@@ -106,14 +118,16 @@ impl<'a> Way<'a> {
     }
 
     /// One token more, as [`Search::step`].
-    fn step(&mut self, logits: &[Vec<f32>], adjust: &mut Adjust<'_>) -> Result<Vec<usize>> {
+    fn step(&mut self, logits: &[Vec<f32>]) -> Result<Vec<usize>> {
         let greedy = match self {
-            Self::Beams(search, _) => return search.step(logits, adjust),
+            Self::Beams(Beaming { plan, search, cut }) => {
+                return search.step(logits, &mut |logprobs, begun| plan.adjust(logprobs, begun, cut));
+            }
             Self::Greedy(greedy) => greedy,
         };
         let logits = logits.first().map(Vec::as_slice).unwrap_or_default();
         let mut logprobs = log_softmax(logits);
-        adjust(&mut logprobs, &greedy.beam.ids)?;
+        greedy.plan.adjust(&mut logprobs, &greedy.beam.ids, &mut greedy.cut)?;
         let id = argmax(&logprobs)
             .ok_or_else(|| Error::failure("the model's scores are no numbers").with_help("the weights are damaged"))?;
         greedy.beam.sum += f64::from(logprobs[id as usize]);
@@ -127,19 +141,20 @@ impl<'a> Way<'a> {
     /// # Errors
     /// There is none, as every token was excluded.
     pub fn best(&self) -> Result<Written> {
-        let (beam, ended, penalty) = match self {
-            Self::Greedy(greedy) => (greedy.beam.clone(), greedy.ended, greedy.plan.length_penalty),
-            Self::Beams(search, penalty) => {
-                let (beam, ended) = search.clone().best()?;
-                (beam, ended, *penalty)
+        let (beam, ended, plan, cut) = match self {
+            Self::Greedy(greedy) => (greedy.beam.clone(), greedy.ended, greedy.plan, &greedy.cut),
+            Self::Beams(beams) => {
+                let (beam, ended) = beams.search.clone().best()?;
+                (beam, ended, beams.plan, &beams.cut)
             }
         };
-        let finish = match (ended, self.is_over()) {
+        let was_cut = beam.ids.split_last().is_some_and(|(_, begun)| cut.iter().any(|other| other == begun));
+        let finish = match (ended && !was_cut, self.is_over()) {
             (true, _) => Finish::End,
             (false, true) => Finish::Length,
             (false, false) => Finish::Cancelled,
         };
-        Ok(Written { score: beam.score(penalty), ids: beam.ids, finish })
+        Ok(Written { score: beam.score(plan.length_penalty), ids: beam.ids, finish })
     }
 }
 
@@ -157,13 +172,12 @@ pub fn write<'a>(
     let mut writing = model.write(sources)?;
     let mut ways: Vec<Way<'a>> = sources.iter().map(|_| Way::new(plan)).collect();
     let mut logits = writing.next_rows(&vec![plan.start; sources.len()])?; // a row for each open beginning of each way
-    let mut adjust = |logprobs: &mut [f32], begun: &[u32]| plan.adjust(logprobs, begun.len());
     loop {
         let (mut rows, mut ids, mut at) = (Vec::new(), Vec::new(), 0);
         let mut going = true;
         for (n, way) in ways.iter_mut().enumerate().filter(|(_, way)| !way.is_over()) {
             let width = way.open().len();
-            let parents = way.step(&logits[at..at + width], &mut adjust)?;
+            let parents = way.step(&logits[at..at + width])?;
             if !way.is_over() {
                 rows.extend(parents.iter().map(|parent| (at + parent) as u32));
                 ids.extend(way.open().iter().filter_map(|beam| beam.ids.last().copied()));
@@ -183,21 +197,25 @@ pub fn write<'a>(
 }
 
 impl Plan {
-    /// Excludes tokens by what the folder says, as transformers does on log-probabilities.
-    fn adjust(&self, logprobs: &mut [f32], written: usize) -> Result<()> {
+    /// Excludes tokens by what the folder says, as transformers does on log-probabilities. Where the end is forced on a
+    /// beginning that the model would go on with, it is added to `cut`.
+    fn adjust(&self, logprobs: &mut [f32], begun: &[u32], cut: &mut Cut) -> Result<()> {
         for &id in &self.suppressed {
             if let Some(logprob) = logprobs.get_mut(id as usize) {
                 *logprob = f32::NEG_INFINITY;
             }
         }
         if let Some(end) = self.forced_end
-            && written + 1 == self.max_tokens
+            && begun.len() + 1 == self.max_tokens
         {
             if end as usize >= logprobs.len() {
                 return Err(Error::request(format!(
                     "forced_eos_token_id is {end}, beyond the {} tokens",
                     logprobs.len()
                 )));
+            }
+            if argmax(logprobs).is_none_or(|own| !self.ends.contains(&own)) {
+                cut.push(begun.to_vec());
             }
             logprobs.fill(f32::NEG_INFINITY);
             logprobs[end as usize] = 0.0;

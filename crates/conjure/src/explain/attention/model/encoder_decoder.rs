@@ -14,6 +14,7 @@ pub(super) struct Translator {
     model: EncoderDecoder,
     writer: Writer,
     request: TranslateRequest,
+    unheard: Option<String>,
 }
 
 impl Translator {
@@ -29,7 +30,8 @@ impl Translator {
             beams: Some(1),
             ..TranslateRequest::default()
         };
-        Ok(Self { model: model.clone(), writer, request })
+        let unheard = writer.languages().unheard(from, to).map(str::to_owned);
+        Ok(Self { model: model.clone(), unheard, writer, request })
     }
 
     /// The most probable token after each, until the end, as `conjure translate --beams 1` writes it; with the token that begins
@@ -58,6 +60,17 @@ impl Subject for Translator {
             EncoderDecoderConfig::Marian(config) => config.encoder_layers.max(config.decoder_layers),
             EncoderDecoderConfig::T5(config) => config.num_layers.max(config.num_decoder_layers.unwrap_or(0)),
         }
+    }
+
+    fn input_layers(&self) -> usize {
+        match self.model.config() {
+            EncoderDecoderConfig::Marian(config) => config.encoder_layers,
+            EncoderDecoderConfig::T5(config) => config.num_layers,
+        }
+    }
+
+    fn unheard(&self) -> Option<&str> {
+        self.unheard.as_deref()
     }
 
     fn kinds(&self) -> usize {

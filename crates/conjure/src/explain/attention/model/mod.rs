@@ -37,6 +37,11 @@ pub trait Subject {
     /// Layers.
     fn layers(&self) -> usize;
 
+    /// Layers that the input goes through.
+    fn input_layers(&self) -> usize {
+        self.layers()
+    }
+
     /// Kinds of attention: 3 where the model reads one sequence and writes another.
     fn kinds(&self) -> usize {
         1
@@ -44,6 +49,11 @@ pub trait Subject {
 
     /// Heads of a layer.
     fn heads(&self) -> usize;
+
+    /// The language that it was to be told, and that it is neither told nor known to have.
+    fn unheard(&self) -> Option<&str> {
+        None
+    }
 
     /// The text's tokens, with those that the model wants around it.
     ///
@@ -92,16 +102,16 @@ pub fn open(path: &Path) -> Result<Box<dyn Subject>> {
 /// # Errors
 /// As [`open`]; languages for a model that does not translate.
 pub fn open_for(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<Box<dyn Subject>> {
-    let subject = open_any(path, from, to)?;
-    if subject.kinds() == 1 && (from.is_some() || to.is_some()) {
-        return Err(Error::request("languages are for translators; this model has one sequence")
-            .with_help("leave out --from and --to, or name a translator with --model"));
-    }
-    Ok(subject)
-}
-
-fn open_any(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<Box<dyn Subject>> {
+    // Before the weights are read.
+    let untold = || {
+        if from.is_none() && to.is_none() {
+            return Ok(());
+        }
+        Err(Error::request("languages are for translators; this model has one sequence")
+            .with_help("leave out --from and --to, or name a translator with --model"))
+    };
     if path.is_file() {
+        untold()?;
         return Ok(Box::new(LanguageModel::open(path)?));
     }
     let below = path.join("text_encoder");
@@ -113,10 +123,19 @@ fn open_any(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<Box<dyn
     let config: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(&config_path, format!("is not JSON: {e}")))?;
     match config["model_type"].as_str() {
-        Some("clip_text_model") => Ok(Box::new(clip::Clip::open(&folder)?)),
-        Some("bert" | "roberta" | "xlm-roberta") => Ok(Box::new(encoder::Bert::open(&folder)?)),
+        Some("clip_text_model") => {
+            untold()?;
+            Ok(Box::new(clip::Clip::open(&folder)?))
+        }
+        Some("bert" | "roberta" | "xlm-roberta") => {
+            untold()?;
+            Ok(Box::new(encoder::Bert::open(&folder)?))
+        }
         Some("marian" | "t5" | "mt5") => Ok(Box::new(encoder_decoder::Translator::open(&folder, from, to)?)),
-        Some(kind) if ModelType::named(kind).is_some() => Ok(Box::new(LanguageModel::open(&folder)?)),
+        Some(kind) if ModelType::named(kind).is_some() => {
+            untold()?;
+            Ok(Box::new(LanguageModel::open(&folder)?))
+        }
         kind => {
             let kind = kind.map_or_else(|| "no model_type".to_owned(), |kind| format!("model_type {kind:?}"));
             Err(Error::file(&config_path, format!("states {kind}, whose attention cannot be shown"))

@@ -2,7 +2,7 @@
 
 use super::super::{Explanation, weights};
 use super::page::escape;
-use super::{Selection, select};
+use super::{Part, Selection, select};
 use crate::{Error, Result};
 use std::fmt::Write as _;
 
@@ -15,6 +15,15 @@ const COLUMN: usize = 130;
 const GAP: usize = 180;
 const CELL: usize = 16;
 
+/// Refuses to draw this many tokens.
+pub(in super::super) fn check_tokens(tokens: usize) -> Result<()> {
+    if tokens <= MAX_TOKENS {
+        return Ok(());
+    }
+    Err(Error::request(format!("a drawing of {tokens} tokens is too large; at most {MAX_TOKENS}"))
+        .with_help("shorten the text, or use the page, which draws what is visible"))
+}
+
 /// The chosen head of the first kind of attention of the original; that which is shown first unless given.
 ///
 /// # Errors
@@ -26,16 +35,13 @@ pub fn svg(explanation: &Explanation, selection: Selection) -> Result<String> {
         head: Some(selection.head.unwrap_or(focus.head)),
     };
     let selected = select(explanation, selection)?;
-    let Some((run, attention, n, layer, whole, heads)) = selected.into_iter().next() else {
+    let Some(Part { run, attention, number, layer, whole, heads }) = selected.parts.first() else {
         return Err(Error::failure("the model has no attention to draw"));
     };
     let head = heads.start;
     let (queries, keys) = (&run.sequences[attention.queries].tokens, &run.sequences[attention.keys].tokens);
     let longest = queries.len().max(keys.len());
-    if longest > MAX_TOKENS {
-        return Err(Error::request(format!("a drawing of {longest} tokens is too large; at most {MAX_TOKENS}"))
-            .with_help("shorten the text, or use the page, which draws what is visible"));
-    }
+    check_tokens(longest)?;
     let rows = weights(layer, whole, head);
     let top = 40;
     let heat_x = 2 * COLUMN + GAP + 40 + COLUMN;
@@ -45,7 +51,7 @@ pub fn svg(explanation: &Explanation, selection: Selection) -> Result<String> {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"10\" y=\"22\" font-size=\"14\">Layer {n}, Head {head}, Attention: {}</text>\n",
+         <text x=\"10\" y=\"22\" font-size=\"14\">Layer {number}, Head {head}, Attention: {}</text>\n",
         escape(&attention.name)
     );
     // Writing to a string cannot fail.

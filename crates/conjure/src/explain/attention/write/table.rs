@@ -1,10 +1,11 @@
-//! Numbers for other programs.
+//! Numbers for other programs, computed as they are written: a text of some length has more of them than memory has room for.
 
-use super::super::{Explanation, Role, row};
-use super::{Selection, select};
-use crate::{Error, Result};
-use serde_json::{Map, Value, json};
-use std::fmt::Write as _;
+use super::super::{Attention, Role, Row, Run, row};
+use super::{Part, Selected};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use std::cell::RefCell;
+use std::io::{Result, Write};
 
 fn role(role: Role) -> &'static str {
     match role {
@@ -18,24 +19,24 @@ fn role(role: Role) -> &'static str {
 /// key's value after the head's part of the output projection; weight times norm is Kobayashi's measure.
 ///
 /// # Errors
-/// Too many weights; a layer that was not kept.
-pub fn csv(explanation: &Explanation, selection: Selection) -> Result<String> {
-    let mut out = String::from("run,attention,layer,head,query,query_token,key,key_token,weight,value_norm\n");
-    for (run, attention, n, layer, whole, heads) in select(explanation, selection)? {
-        let (queries, keys) = (&run.sequences[attention.queries].tokens, &run.sequences[attention.keys].tokens);
-        for head in heads {
-            for (i, query) in queries.iter().enumerate() {
-                for (j, weight) in row(layer, whole, head, i).weights.iter().enumerate() {
+/// Those of `out`.
+pub fn csv(selected: &Selected<'_>, out: &mut dyn Write) -> Result<()> {
+    out.write_all(b"run,attention,layer,head,query,query_token,key,key_token,weight,value_norm\n")?;
+    for part in &selected.parts {
+        let Part { run, attention, layer, .. } = part;
+        let quoted_tokens = |n: usize| run.sequences[n].tokens.iter().map(|token| quoted(&token.text));
+        let keys: Vec<String> = quoted_tokens(attention.keys).collect();
+        for head in part.heads.clone() {
+            for (i, query) in quoted_tokens(attention.queries).enumerate() {
+                let start = format!("{},{},{},{head},{i},{query}", role(run.role), attention.name, part.number);
+                for (j, weight) in part.row(head, i).weights.iter().enumerate() {
                     let norm = layer.norms.data[head * layer.source + j];
-                    let (role, name) = (role(run.role), &attention.name);
-                    let (query, key) = (quoted(&query.text), quoted(&keys[j].text));
-                    // Writing to a string cannot fail.
-                    let _ = writeln!(out, "{role},{name},{n},{head},{i},{query},{j},{key},{weight:.9},{norm}");
+                    writeln!(out, "{start},{j},{},{weight:.9},{norm}", keys[j])?;
                 }
             }
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 fn quoted(text: &str) -> String {
@@ -46,51 +47,116 @@ fn quoted(text: &str) -> String {
 /// values' norms; what the model itself recorded agrees with them to rounding.
 ///
 /// # Errors
-/// Too many weights; a layer that was not kept.
-pub fn json(explanation: &Explanation, selection: Selection) -> Result<String> {
-    let mut runs: Vec<Value> = Vec::new();
-    for (n, run) in explanation.runs.iter().enumerate() {
-        let mut value = json!({
-            "role": run.role, "text": run.text, "change": run.change, "sequences": run.sequences,
-            "predictions": run.predictions, "output_cosines": run.output_cosines,
-            "embedding_cosine": run.embedding_cosine,
-        });
-        let attentions = run.attentions.iter().map(|attention| {
-            json!({
-                "name": attention.name, "kind": attention.kind, "queries": attention.queries, "keys": attention.keys,
-                "layers": [],
-            })
-        });
-        value["attentions"] = attentions.collect();
-        runs.push(value);
-        debug_assert_eq!(runs.len(), n + 1);
+/// Those of `out`.
+pub fn json(selected: &Selected<'_>, out: &mut dyn Write) -> Result<()> {
+    Ok(serde_json::to_writer(out, selected)?)
+}
+
+/// A list whose entries are made when their turn comes.
+struct Each<F>(F);
+
+impl<I: Iterator<Item: Serialize>, F: Fn() -> I> Serialize for Each<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
     }
-    for (run, attention, n, layer, whole, heads) in select(explanation, selection)? {
-        let place = |x: *const _, all: &[_]| all.iter().position(|other| std::ptr::eq(other, x));
-        let r = explanation.runs.iter().position(|other| std::ptr::eq(other, run)).unwrap_or(0);
-        let a = place(attention, &run.attentions).unwrap_or(0);
-        let mut each = Vec::new();
-        for head in heads {
-            let rows: Vec<_> = (0..layer.time).map(|i| row(layer, whole, head, i)).collect();
-            let norms = &layer.norms.data[head * layer.source..][..layer.source];
-            each.push(json!({
-                "head": head,
-                "weights": rows.iter().map(|row| &row.weights).collect::<Vec<_>>(),
-                "sums": rows.iter().map(|row| &row.sum).collect::<Vec<_>>(),
-                "value_norms": norms,
-            }));
-        }
-        let layer = json!({
-            "layer": n, "path": layer.path, "scale": layer.scale, "soft_cap": layer.soft_cap, "heads": each,
-        });
-        if let Some(layers) = runs[r]["attentions"][a]["layers"].as_array_mut() {
-            layers.push(layer);
-        }
+}
+
+impl Serialize for Selected<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let all = self.explanation;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("format", all.format)?;
+        map.serialize_entry("model", &all.model)?;
+        map.serialize_entry("family", &all.family)?;
+        map.serialize_entry("runs", &Each(|| all.runs.iter().map(|run| Numbers { run, parts: &self.parts })))?;
+        map.end()
     }
-    let mut whole = Map::new();
-    whole.insert("format".into(), explanation.format.into());
-    whole.insert("model".into(), explanation.model.as_str().into());
-    whole.insert("family".into(), explanation.family.as_str().into());
-    whole.insert("runs".into(), runs.into());
-    serde_json::to_string(&whole).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))
+}
+
+/// A run with its numbers.
+struct Numbers<'a> {
+    run: &'a Run,
+    parts: &'a [Part<'a>],
+}
+
+impl Serialize for Numbers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self { run, parts } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("role", &run.role)?;
+        map.serialize_entry("text", &run.text)?;
+        map.serialize_entry("change", &run.change)?;
+        map.serialize_entry("sequences", &run.sequences)?;
+        map.serialize_entry("predictions", &run.predictions)?;
+        map.serialize_entry("output_cosines", &run.output_cosines)?;
+        map.serialize_entry("embedding_cosine", &run.embedding_cosine)?;
+        let of_kind = |attention| Kinds { attention, parts };
+        map.serialize_entry("attentions", &Each(|| run.attentions.iter().map(of_kind)))?;
+        map.end()
+    }
+}
+
+/// A kind of attention with its numbers.
+struct Kinds<'a> {
+    attention: &'a Attention,
+    parts: &'a [Part<'a>],
+}
+
+impl Serialize for Kinds<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self { attention, parts } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &attention.name)?;
+        map.serialize_entry("kind", &attention.kind)?;
+        map.serialize_entry("queries", &attention.queries)?;
+        map.serialize_entry("keys", &attention.keys)?;
+        let own = |part: &&Part<'_>| std::ptr::eq(part.attention, attention);
+        map.serialize_entry("layers", &Each(|| parts.iter().filter(own)))?;
+        map.end()
+    }
+}
+
+impl Serialize for Part<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let layer = self.layer;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("layer", &self.number)?;
+        map.serialize_entry("path", &layer.path)?;
+        map.serialize_entry("scale", &layer.scale)?;
+        map.serialize_entry("soft_cap", &layer.soft_cap)?;
+        map.serialize_entry("heads", &Each(|| self.heads.clone().map(|head| OneHead { part: self, head })))?;
+        map.end()
+    }
+}
+
+/// A head with its numbers.
+struct OneHead<'a> {
+    part: &'a Part<'a>,
+    head: usize,
+}
+
+impl Serialize for OneHead<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self { part, head } = *self;
+        let source = part.layer.source;
+        // A row has both, and its weights go first.
+        let sums = RefCell::new(Vec::with_capacity(part.layer.time));
+        let weights = |i| {
+            let Row { weights, sum, .. } = part.row(head, i);
+            sums.borrow_mut().push(sum);
+            weights
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("head", &head)?;
+        map.serialize_entry("weights", &Each(|| (0..part.layer.time).map(weights)))?;
+        map.serialize_entry("sums", &sums.into_inner())?;
+        map.serialize_entry("value_norms", &part.layer.norms.data[head * source..][..source])?;
+        map.end()
+    }
+}
+
+impl Part<'_> {
+    fn row(&self, head: usize, i: usize) -> Row {
+        row(self.layer, self.whole, head, i)
+    }
 }

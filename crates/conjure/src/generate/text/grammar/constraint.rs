@@ -44,8 +44,17 @@ impl Constraint {
         let mut constraint = Self { matcher, tokens: tokens.clone(), endings, text: Vec::new() };
         let impossible = constraint.endings.as_ref().is_some_and(Endings::is_impossible);
         if impossible || constraint.end() == Err(NoEnd::Exhausted) {
-            return Err(Error::request("the grammar matches no text that this model's tokens can spell")
-                .with_help("each rule needs an alternative that comes to an end, of characters that the model knows"));
+            let (what, help) = match grammar {
+                Grammar::JsonSchema(_) => {
+                    ("schema", "no part may need itself without an end, and the model has to know all characters")
+                }
+                Grammar::Lark(_) => (
+                    "grammar",
+                    "each rule needs an alternative that comes to an end, of characters that the model knows",
+                ),
+            };
+            return Err(Error::request(format!("the {what} matches no text that this model's tokens can spell"))
+                .with_help(help));
         }
         Ok(constraint)
     }
@@ -294,13 +303,15 @@ mod tests {
         assert_eq!(lark("start: \"\u{e4}\""), nothing);
         assert_eq!(lark("start: \"a\" \"\u{e4}\""), nothing);
         let schema = |text: &str| refused(Grammar::json_schema(text));
+        let none = "the schema matches no text that this model's tokens can spell";
         assert!(schema("{\"type\": ").starts_with("the schema is no JSON"));
         assert_eq!(schema("3"), "the schema is neither an object nor true or false");
         assert_eq!(schema("{\"type\": \"colour\"}"), "the schema cannot be used: Invalid type: colour");
         assert!(schema("false").starts_with("the schema cannot be used: "));
         assert!(schema(r#"{"type": "string", "minLength": 5, "maxLength": 2}"#).contains("schema cannot be used"));
         assert!(schema(r#"{"$ref": "http://example.com/a.json"}"#).starts_with("the schema cannot be used: "));
-        assert_eq!(schema(r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##), nothing);
+        assert_eq!(schema(r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##), none);
+        assert_eq!(schema(r##"{"$ref":"#"}"##), none);
         for (text, why) in [
             (r#"{"if": {}, "then": {}}"#, "it has \"if\", \"then\", to which a text cannot be held"),
             (r#"{"uniqueItems": true}"#, "it has \"uniqueItems\", to which a text cannot be held"),
