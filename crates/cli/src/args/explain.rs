@@ -76,7 +76,7 @@ pub struct AttentionArgs {
     pub svg: Option<PathBuf>,
 
     /// Megabytes that the numbers may take in the page; layers of long texts that do not fit are shown as small pictures
-    #[arg(long, value_name = "MB", allow_negative_numbers = true, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "MB", allow_negative_numbers = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub budget: u16,
 
     /// Threads to compute with [default: all cores]

@@ -1,14 +1,15 @@
 //! `conjure translate`.
 
 use super::MachineArgs;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 
 /// `conjure translate`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("given").args(["text", "file"]).required(true))]
 pub struct TranslateArgs {
     /// What is translated, line by line; `-` reads it from stdin
-    #[arg(value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "file")]
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
     pub text: Option<String>,
 
     /// Translate the lines of a file instead

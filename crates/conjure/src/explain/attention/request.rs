@@ -50,7 +50,7 @@ impl Request {
             word: None,
             mask: Vec::new(),
             ablate: Vec::new(),
-            budget: 48 << 20,
+            budget: 64 << 20,
             table: None,
             drawing: false,
         }
