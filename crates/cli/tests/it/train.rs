@@ -245,7 +245,8 @@ fn recipes_that_cannot_be_trained_are_refused_before_anything_is_made() {
         (&["batch=0"], &["batch is 0"]),
         (&["data.size=0"], &["data.size is 0"]),
         (&["data.size=15"], &["data.size is 15", "multiple of 2"]),
-        (&["data.file=\"emoji.zip\""], &["data.file", "data.folder"]),
+        (&["data.file=\"emoji.zip\""], &["emoji.zip: there is no such file"]),
+        (&["autoencoder_kl.model.block_out_channels=[1000000, 1000000]"], &["million parameters", "smaller width"]),
         (&["data.styles=[\"oil\"]"], &["data.styles", "oil"]),
         (&["autoencoder_kl.model.block_out_channels=[4, 8, 8]"], &["block_out_channels"]),
         (&["autoencoder_kl.model.block_out_channels=[]"], &["block_out_channels"]),
@@ -265,7 +266,7 @@ fn recipes_that_cannot_be_trained_are_refused_before_anything_is_made() {
     }
     fs::write(desk.path("broken.toml"), "objective = ").unwrap();
     desk.conjure(&["train", "broken.toml"]).failed(2, &["broken.toml", "not TOML"]);
-    desk.conjure(&["train", "missing.toml"]).failed(1, &["missing.toml"]);
+    desk.conjure(&["train", "missing.toml"]).failed(2, &["missing.toml: not found", "help:"]);
     for key in ["data.folder", "autoencoder_kl.start"] {
         let change = format!("{key}=\"nowhere\"");
         let outcome = desk.conjure(&["train", "tiny.toml", "--out", "run", "--set", &change]);
