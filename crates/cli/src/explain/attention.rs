@@ -47,7 +47,10 @@ pub fn run(args: &AttentionArgs) -> Result<ExitCode> {
         drawing: args.svg.is_some(),
     };
     request.validate()?;
-    let model = args.model.clone().or_else(|| image::shipped_with(image::DEFAULT_MODEL, &["text_encoder/config.json"]));
+    let model = match &args.model {
+        Some(model) => Some(model.clone()),
+        None => image::find_with(image::DEFAULT_MODEL, &["text_encoder/config.json"])?,
+    };
     let model = model.ok_or_else(|| {
         Error::request("no model is named, and the text encoder that comes with conjure is not there")
             .with_help("add --model PATH, or keep the folder models/ beside the program")

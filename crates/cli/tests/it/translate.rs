@@ -88,6 +88,8 @@ fn what_cannot_be_translated_is_refused_with_a_remedy() {
     let outcome =
         desk.command().args(["translate", "a cat"]).env("CONJURE_MODELS", desk.path("none")).output().unwrap();
     let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    assert!(stderr.contains("CONJURE_MODELS is ") && stderr.contains("there is no such folder"), "{stderr}");
+    let stderr = desk.conjure(&["translate", "a cat"]).stderr;
     // Beside a program whose translator was taken away it would be said how to train one.
     assert!(stderr.contains("name one with --to; the model knows ar, bn, "), "{stderr}");
 }

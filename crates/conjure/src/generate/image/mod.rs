@@ -31,7 +31,7 @@ pub use open::BUILT_IN;
 pub use pipeline::{Control, Event, Generation, Output, Pipeline};
 pub use replay::Difference;
 pub use request::{ImageRequest, MAX_BATCH, MAX_PROMPT, MAX_SIDE, MAX_STEPS, STRIP_STEPS, Strip};
-pub use shipped::{DEFAULT_MODEL, Recommended, SHIPPED, find, shipped, shipped_with};
+pub use shipped::{DEFAULT_MODEL, Recommended, SHIPPED, find, find_with};
 pub use tiny::save_tiny;
 pub use upscale::{FACTORS, Upscaler};
 

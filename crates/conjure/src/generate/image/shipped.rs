@@ -19,12 +19,11 @@ const MODEL_FILES: [&str; 2] = ["model_index.json", "config.json"];
 
 /// The folder of a model that came with Conjure: in the folder that the environment variable `CONJURE_MODELS` names, in
 /// `models` beside the program or up to three folders above it, or in `models` of the current folder.
-pub fn shipped(name: &str) -> Option<PathBuf> {
-    shipped_with(name, &MODEL_FILES)
+pub(super) fn shipped(name: &str) -> Option<PathBuf> {
+    with_one_of(name, &MODEL_FILES)
 }
 
-/// As [`shipped`], a folder that holds one of these files: of a model that is in parts, one part.
-pub fn shipped_with(name: &str, files: &[&str]) -> Option<PathBuf> {
+fn with_one_of(name: &str, files: &[&str]) -> Option<PathBuf> {
     let named = variable();
     let program = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
     let beside =
@@ -37,22 +36,31 @@ pub fn shipped_with(name: &str, files: &[&str]) -> Option<PathBuf> {
         .find(|folder| files.iter().any(|file| folder.join(file).is_file()))
 }
 
-/// As [`shipped`], where a `CONJURE_MODELS` that leads nowhere is told: whoever sets it means that model and no other.
+/// The folder of a model that came with Conjure: in the folder that the environment variable `CONJURE_MODELS` names, or, where
+/// it is not set, in `models` beside the program or up to three folders above it, or in `models` of the current folder.
 ///
 /// # Errors
-/// The variable names no folder, or one without this model.
+/// The variable names no folder, or one without this model: whoever sets it means that model and no other.
 pub fn find(name: &str) -> Result<Option<PathBuf>> {
+    find_with(name, &MODEL_FILES)
+}
+
+/// As [`find`], a folder that holds one of these files: of a model that is in parts, one part.
+///
+/// # Errors
+/// Those of [`find`].
+pub fn find_with(name: &str, files: &[&str]) -> Result<Option<PathBuf>> {
     if let Some(folder) = named_folder()? {
         let inner = folder.join(name);
-        if !MODEL_FILES.iter().any(|file| inner.join(file).is_file()) {
+        if !files.iter().any(|file| inner.join(file).is_file()) {
             let message = format!("{VARIABLE} is {}, and no model {name} is in it", folder.display());
             return Err(Error::request(message).with_help(format!(
                 "set it to the folder that holds {name}/{}, unset it, or name a model with --model",
-                MODEL_FILES[0]
+                files.first().unwrap_or(&"")
             )));
         }
     }
-    Ok(shipped(name))
+    Ok(with_one_of(name, files))
 }
 
 /// What `CONJURE_MODELS` is set to; set to nothing it counts as not set.

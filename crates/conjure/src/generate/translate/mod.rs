@@ -23,7 +23,7 @@ pub use languages::Languages;
 pub use request::{Event, TranslateRequest, Translation};
 pub use sequence_model::{SequenceModel, Writing};
 
-use crate::generate::image::shipped;
+use crate::generate::image::find;
 use crate::generate::text::Finish;
 use crate::generate::text::generation::check_ids;
 use crate::tokens::{DecodeStream, Tokenizer};
@@ -43,9 +43,9 @@ const ROWS_AT_ONCE: usize = 64;
 /// The folder of the translator that comes with Conjure.
 ///
 /// # Errors
-/// It is not there; says how to train one.
+/// It is not there; says how to train one. `CONJURE_MODELS` leads nowhere.
 pub fn default_model() -> Result<PathBuf> {
-    shipped(DEFAULT_MODEL).ok_or_else(|| {
+    find(DEFAULT_MODEL)?.ok_or_else(|| {
         Error::request("no model is named, and none called models/translator is found").with_help(
             "name the folder of a Marian or T5 model with --model; or train one: conjure train recipes/translator.toml, and \
              copy its export to models/translator",
