@@ -59,7 +59,9 @@ pub fn translations(data: &[u8]) -> usize {
         opened += 1;
         let mut generator = conjure_core::rng::Torch::new(1);
         for entry in 0..set.entries().len().min(LOOKED_AT) {
-            let pair = set.draw(entry, 0.1, &mut generator);
+            let copy = set.draw(entry, 1.0, &mut generator);
+            assert!(copy.from != copy.to || copy.source == copy.target);
+            let pair = set.draw(entry, 0.0, &mut generator);
             assert!(pair.from != pair.to && !pair.source.is_empty() && !pair.target.is_empty());
             if let Some(dictionary) = used(Dictionary::learn(&set, &pair.from, &pair.to)) {
                 assert!(!dictionary.translate(&pair.source).is_empty());

@@ -58,8 +58,8 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
                     if !warned && !chat.is_heard(question) {
                         warned = true;
                         report::note(
-                            "note: the prompt that the model's chat template makes does not have your message in it; the \
-                             answer has nothing to do with it",
+                            "note: the prompt that the model's chat template makes does not have your message in it as you \
+                             wrote it; the model may not have read it",
                         );
                     }
                     let told = ask(&mut chat, question, &request);

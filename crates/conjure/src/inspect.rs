@@ -111,7 +111,8 @@ impl Inspection {
     /// Nothing there, a damaged file, a folder that is no model.
     pub fn new(path: &Path) -> Result<Self> {
         let lora = path.join(LORA_FILE);
-        if lora.is_file() && !path.join("config.json").exists() {
+        let is_model = ["config.json", "model_index.json"].iter().any(|name| path.join(name).exists());
+        if lora.is_file() && !is_model {
             return Self::new(&lora);
         }
         let opened = match Opened::new(path) {

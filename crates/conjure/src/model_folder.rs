@@ -62,6 +62,10 @@ fn other_kind(path: &Path, start: &[u8]) -> Option<&'static str> {
         (b"%PDF", "a PDF document"),
         (b"\x1f\x8b", "a gzip archive"),
     ];
+    // Safetensors have a JSON object after eight bytes, which tell its length and may be any.
+    if start.get(8) == Some(&b'{') {
+        return None;
+    }
     if let Some((_, kind)) = KINDS.iter().find(|(sign, _)| start.starts_with(sign)) {
         return Some(kind);
     }
@@ -71,13 +75,12 @@ fn other_kind(path: &Path, start: &[u8]) -> Option<&'static str> {
         let checkpoint = archive.file_names().flatten().any(|name| name.ends_with(".pkl"));
         return (!checkpoint).then_some("a zip archive without a checkpoint in it");
     }
-    // Safetensors have a JSON object after eight bytes; a pickle, an index of shards, a page in place of the file, or what
-    // git keeps for it are known to those who read weights.
+    // A pickle, an index of shards, a page in place of the file, or what git keeps for it are known to those who read weights.
     let pickle_or_gguf = start.starts_with(b"\x80") || start.starts_with(b"GGUF");
     let told = path.extension().is_some_and(|e| e == "json" || e == "gguf")
         || start.starts_with(b"version https://git-lfs")
         || start.trim_ascii_start().starts_with(b"<");
-    if start.len() < 9 || start[8] == b'{' || pickle_or_gguf || told {
+    if start.len() < 9 || pickle_or_gguf || told {
         return None;
     }
     let text = match std::str::from_utf8(start) {

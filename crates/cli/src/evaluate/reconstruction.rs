@@ -2,7 +2,7 @@
 
 use crate::args::ReconstructionArgs;
 use crate::progress::Progress;
-use crate::report;
+use crate::{interrupt, report};
 use conjure::data::Split;
 use conjure::evaluate::{Fidelity, Restorer};
 use conjure::image_file::Picture;
@@ -14,17 +14,24 @@ use std::process::ExitCode;
 
 /// Pictures that are computed at once.
 const CHUNK: usize = 8;
+/// Sides of pictures: SSIM needs its window, and no picture of a data set is larger.
+const SIZES: std::ops::RangeInclusive<usize> = 11..=4096;
 /// Side of the pictures where neither the model nor the user says one.
 const USUAL_SIZE: usize = 128;
 
 /// Prints how like their originals held-out pictures come back.
 pub fn run(args: &ReconstructionArgs) -> Result<ExitCode> {
+    interrupt::end_at_once();
     if let Some(threads) = args.machine.threads {
         conjure::set_threads(threads)?;
     }
     let device = args.device.device.open()?;
     let (restorer, own) = Restorer::open(&args.model, &device)?;
     let size = args.size.or(own).unwrap_or(USUAL_SIZE);
+    if !SIZES.contains(&size) {
+        return Err(Error::request(format!("size {size} is outside {} to {}", SIZES.start(), SIZES.end()))
+            .with_help("64 or 128 are usual"));
+    }
     if !size.is_multiple_of(restorer.grid()) {
         let grid = restorer.grid();
         return Err(Error::request(format!("size {size} is not a multiple of {grid}, as the model needs"))

@@ -27,7 +27,7 @@ const FORMATS: [(&str, &str, &str); 6] = [
     ("csv", "CSV", "explain attention --csv writes CSV"),
     ("json", "JSON", "explain attention --json writes JSON"),
     ("svg", "SVG", "explain attention --svg writes SVG"),
-    ("png", "PNG", "nothing writes PNG, but explain attention --svg draws"),
+    ("png", "PNG", "explain attention --svg draws, and its page saves PNG"),
 ];
 
 /// Refuses a file whose name is plainly that of another format than what this flag writes.

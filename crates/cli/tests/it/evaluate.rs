@@ -53,6 +53,7 @@ fn what_cannot_be_measured_is_refused() {
         &["tiny", "--data", "pictures", "--size", "63"],
         &["size 63 is not a multiple of", "help: for example --size"],
     );
+    refused(&["tiny", "--data", "pictures", "--size", "8"], &["size 8 is outside 11 to 4096", "help:"]);
     refused(&["pictures", "--data", "pictures"], &["config.json: not found", "help:"]);
     refused(&["tiny", "--data", "nowhere.zip"], &["nowhere.zip"]);
 }

@@ -135,20 +135,30 @@ pub(super) fn entry(
     Ok(bytes)
 }
 
+/// How the format of pictures is called in the [`DESCRIPTION`], before its version.
+pub(super) const FORMAT: &str = "conjure data set";
+/// A longer description is not one of ours.
+const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;
+
 /// Refuses to replace what is no data set of ours: a slip of the user's must not cost a picture.
 ///
 /// # Errors
-/// At `path` lies a file without a [`DESCRIPTION`] in it.
+/// At `path` lies a file whose [`DESCRIPTION`] does not say that it is one.
 pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    match ZipArchive::new(BufReader::new(file)) {
-        Ok(archive) if archive.index_for_name(DESCRIPTION).is_some() => Ok(()),
-        _ => Err(Error::file(path, "is a file that is no data set of conjure's, and is not replaced")
-            .with_help("give the data set another name, or remove that file first")),
+    let description = ZipArchive::new(BufReader::new(file)).ok().and_then(|mut archive| {
+        let index = archive.index_for_name(DESCRIPTION)?;
+        serde_json::from_slice::<serde_json::Value>(&entry(&mut archive, index, MAX_DESCRIPTION_BYTES).ok()?).ok()
+    });
+    let is_ours = description.is_some_and(|told| told["format"].as_str().is_some_and(|name| name.starts_with(FORMAT)));
+    if is_ours {
+        return Ok(());
     }
+    Err(Error::file(path, "is a file that is no data set of conjure's, and is not replaced")
+        .with_help("give the data set another name, or remove that file first"))
 }
 
 fn sha256(path: &Path) -> Result<String> {

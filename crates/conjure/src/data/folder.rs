@@ -124,7 +124,7 @@ pub fn pack(folder: &Path, strict: bool, file: &Path) -> Result<(Dataset, Skippe
         inner.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
     };
     let names: Vec<String> = files.iter().map(name).collect();
-    let description = json!({ "format": "conjure data set 1", "pictures": records.len() });
+    let description = json!({ "format": format!("{} 1", archive::FORMAT), "pictures": records.len() });
     archive::write(file, &description, &names, &records, |i| read_bytes(&files[i]))?;
     Ok((Dataset::open(file)?, skipped))
 }
@@ -208,6 +208,9 @@ fn listed(folder: &Path, table: &Path, skipped: &mut Skipped) -> Result<Vec<Cand
         if line.trim_ascii().is_empty() {
             continue;
         }
+        if n >= MAX_FILES {
+            return Err(Error::file(table, format!("has more than {MAX_FILES} lines")));
+        }
         match candidate(line) {
             Ok((name, record)) => match seen.entry(PathBuf::from(&name)) {
                 Entry::Vacant(free) => {
@@ -223,7 +226,7 @@ fn listed(folder: &Path, table: &Path, skipped: &mut Skipped) -> Result<Vec<Cand
         }
     }
     let files = Files::below(folder)?;
-    skipped.files.extend(files.too_deep.iter().map(|inner| (folder.join(inner), TOO_DEEP.to_owned())));
+    skipped.files.extend(files.passed_over(folder));
     let unlisted = files.pictures.iter().chain(&files.other_pictures).filter(|inner| !seen.contains_key(*inner));
     skipped.files.extend(unlisted.map(|inner| (folder.join(inner), format!("is not listed in {METADATA}"))));
     Ok(candidates)
@@ -278,7 +281,7 @@ fn captioned(folder: &Path, skipped: &mut Skipped) -> Result<Vec<Candidate>> {
             Err(reason) => skipped.files.push((path, format!("its caption cannot be read: {reason}"))),
         }
     }
-    skipped.files.extend(files.too_deep.iter().map(|inner| (folder.join(inner), TOO_DEEP.to_owned())));
+    skipped.files.extend(files.passed_over(folder));
     let unread = "is not read: pictures end in .png, .jpg, .jpeg or .webp";
     skipped.files.extend(files.other_pictures.iter().map(|inner| (folder.join(inner), unread.to_owned())));
     let described: BTreeSet<PathBuf> =
@@ -320,6 +323,8 @@ struct Files {
     captions: Vec<PathBuf>,
     /// Folders that are not looked into.
     too_deep: Vec<PathBuf>,
+    /// Folders that cannot be read.
+    closed: Vec<PathBuf>,
 }
 
 impl Files {
@@ -330,15 +335,35 @@ impl Files {
         files.pictures.sort_by_cached_key(|inner| name_of(inner));
         Ok(files)
     }
+
+    fn len(&self) -> usize {
+        let Self { pictures, other_pictures, captions, too_deep, closed } = self;
+        [pictures, other_pictures, captions, too_deep, closed].map(Vec::len).iter().sum()
+    }
+
+    /// The folders that were not looked into, with the reason.
+    fn passed_over(&self, folder: &Path) -> Vec<(PathBuf, String)> {
+        let told = |inner: &PathBuf, reason: &str| (folder.join(inner), reason.to_owned());
+        let too_deep = self.too_deep.iter().map(|inner| told(inner, TOO_DEEP));
+        too_deep.chain(self.closed.iter().map(|inner| told(inner, "is a folder that cannot be read"))).collect()
+    }
 }
 
 /// Adds what lies below `folder/inner` to `files`, in order.
 fn list(folder: &Path, inner: &mut PathBuf, files: &mut Files) -> Result<()> {
     let here = folder.join(&*inner);
     let explain = |e: std::io::Error| Error::io(&here, e);
-    let entries = std::fs::read_dir(&here).map_err(explain)?;
-    let mut names =
-        entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>().map_err(explain)?;
+    let names = std::fs::read_dir(&here)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>());
+    let mut names = match names {
+        Ok(names) => names,
+        // One that may not be read, such as lost+found, does not cost the others.
+        Err(_) if inner.iter().next().is_some() => {
+            files.closed.push(inner.clone());
+            return Ok(());
+        }
+        Err(error) => return Err(explain(error)),
+    };
     names.sort();
     for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
         inner.push(name);
@@ -350,9 +375,6 @@ fn list(folder: &Path, inner: &mut PathBuf, files: &mut Files) -> Result<()> {
             }
         } else if has_ending(inner, &ENDINGS) {
             files.pictures.push(inner.clone());
-            if files.pictures.len() > MAX_FILES {
-                return Err(Error::file(folder, format!("holds more than {MAX_FILES} pictures")));
-            }
         } else if has_ending(inner, &OTHER_ENDINGS) {
             files.other_pictures.push(inner.clone());
         } else if has_ending(inner, &["txt"]) {
@@ -362,6 +384,9 @@ fn list(folder: &Path, inner: &mut PathBuf, files: &mut Files) -> Result<()> {
             }
         }
         inner.pop();
+        if files.len() > MAX_FILES {
+            return Err(Error::file(folder, format!("holds more than {MAX_FILES} pictures and captions")));
+        }
     }
     Ok(())
 }

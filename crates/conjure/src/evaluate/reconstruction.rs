@@ -23,17 +23,21 @@ pub struct Fidelity {
 }
 
 impl Fidelity {
-    /// That of pictures beside their originals. Not a number where there are none.
+    /// That of pictures beside their originals. Not a number where there are none; infinite PSNR where one is equal to its original.
     ///
     /// # Errors
-    /// A picture of another size than its original's, or too small for [`ssim`].
+    /// Not as many pictures as originals; one of another size than its original's, or too small for [`ssim`].
     pub fn of(originals: &[Picture], pictures: &[Picture]) -> Result<Self> {
+        if originals.len() != pictures.len() {
+            let (n, m) = (originals.len(), pictures.len());
+            return Err(Error::failure(format!("{m} pictures stand beside {n} originals")));
+        }
         let (mut ratio, mut similarity) = (0.0, 0.0);
         for (original, picture) in originals.iter().zip(pictures) {
             ratio += psnr(original, picture)?;
             similarity += ssim(original, picture)?;
         }
-        let n = originals.len().min(pictures.len()) as f64;
+        let n = originals.len() as f64;
         Ok(Self { psnr: ratio / n, ssim: similarity / n })
     }
 }
@@ -63,17 +67,11 @@ impl Restorer {
             let model = AutoencoderKl::new(&params, &config)?;
             return Ok((Self::Autoencoder(Box::new(model)), Some(config.sample_size)));
         }
-        let (config, params) =
-            model_folder::open(folder, SuperResolutionConfig::from_json, device).map_err(|error| match error {
-                Error::File { path, message, .. } => Error::File {
-                    path,
-                    message,
-                    help: Some(
-                        "name the folder of a picture model, an autoencoder or a super-resolution network".into(),
-                    ),
-                },
-                other => other,
-            })?;
+        if config.get("model_type").and_then(Value::as_str) != Some("super_resolution") {
+            return Err(Error::file(folder, "is no model that gives pictures back")
+                .with_help("name the folder of a picture model, an autoencoder or a super-resolution network"));
+        }
+        let (config, params) = model_folder::open(folder, SuperResolutionConfig::from_json, device)?;
         Ok((Self::Enlarger(Box::new(SuperResolution::new(&params, &config)?)), None))
     }
 

@@ -14,7 +14,14 @@ use crate::{Error, Result};
 /// The text is empty.
 pub fn check_text(text: &Prompt) -> Result<()> {
     match text {
-        Prompt::Text(text) if text.is_empty() => Err(Error::request("the text is empty").with_help("give a sentence")),
-        _ => Ok(()),
+        Prompt::Text(text) => not_empty(text),
+        Prompt::Ids(_) => Ok(()),
     }
+}
+
+fn not_empty(text: &str) -> Result<()> {
+    if text.is_empty() {
+        return Err(Error::request("the text is empty").with_help("give a sentence"));
+    }
+    Ok(())
 }

@@ -45,8 +45,8 @@ pub struct Base {
     pub text_drop: f64,
     /// Signal-to-noise ratio from which on noise levels weigh less; 0 for none.
     pub min_snr: f64,
-    /// Prompts of the sheet of samples; if there are none, the words of the first pictures.
-    pub prompts: Vec<String>,
+    /// Prompts of the sheet of samples; left out, the words of the first pictures; empty, for no samples.
+    pub prompts: Option<Vec<String>>,
     /// Guidance of the samples.
     pub guidance: f64,
     /// Steps of the samples.
@@ -60,7 +60,7 @@ impl Default for Base {
             tokenizer: None,
             text_drop: 0.0,
             min_snr: 5.0,
-            prompts: Vec::new(),
+            prompts: None,
             guidance: 7.5,
             sample_steps: 25,
         }
@@ -220,14 +220,17 @@ impl FineTuning {
         Ok(sum / terms as f64)
     }
 
-    /// A sheet of samples at the recipe's prompts, or at the words of the first pictures where it has none. `caption` gives
+    /// A sheet of samples at the recipe's prompts, or at the words of the first pictures where it names none. `caption` gives
     /// the words of each.
     pub fn samples(&self, caption: impl Fn(usize) -> String) -> Result<Option<Picture>> {
-        let prompts = match self.base.prompts.as_slice() {
-            [] => (0..self.examples().min(SAMPLES)).map(caption).collect(),
-            prompts => prompts.to_vec(),
+        let prompts = match &self.base.prompts {
+            Some(prompts) => prompts.clone(),
+            None => (0..self.examples().min(SAMPLES)).map(caption).collect(),
         };
         let n = prompts.len();
+        if n == 0 {
+            return Ok(None);
+        }
         let guidance = Guidance::new(self.base.guidance, 0.0)?;
         let plan = Plan::new(&self.scheduler, self.scheduler.sampler()?, None, self.base.sample_steps)?;
         let prompt = self.encode(&vec![String::new(); n])?.cat(&self.encode(&prompts)?)?;

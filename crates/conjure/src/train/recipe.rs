@@ -147,13 +147,13 @@ pub struct Data {
     pub folder: Option<PathBuf>,
     /// So many drawn scenes of shapes.
     pub shapes: Option<usize>,
-    /// Side of the pictures in pixels.
+    /// Side of the pictures in pixels; 0 for that of the model, where a finished one is trained beside.
     pub size: usize,
     /// Drawing styles to use; all if empty.
     pub styles: Vec<String>,
     /// Groups to leave out.
     pub exclude_groups: Vec<String>,
-    /// Refuse broken pictures in a folder instead of skipping them.
+    /// Refuse a folder for pictures, captions or lines of its table that cannot be used, instead of skipping them.
     pub strict: bool,
 }
 

@@ -351,7 +351,9 @@ impl Training {
         listener.tell(Event::Stage("looking at held-out data".into()));
         let figures = self.with_averages(|objective| objective.validate())?;
         if figures.is_empty() {
-            if let Some(best) = &self.recipe.checkpoint.best {
+            // Once: the first validation is the run's first, or that after it was taken up.
+            if let Some(best) = self.recipe.checkpoint.best.take() {
+                let best = best.trim_start_matches('-');
                 let told = format!("no data are held out, so there is no {best} by which to keep the best state");
                 listener.tell(Event::Warning(told));
             }

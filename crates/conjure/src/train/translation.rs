@@ -6,6 +6,7 @@
 
 use super::objective::{Batch, Losses, Network, Objective};
 use super::recipe::Recipe;
+use super::text_model::sha256;
 use crate::data::translation::{Pair, Translations};
 use crate::data::{Split, spread};
 use crate::digest::combined;
@@ -48,8 +49,8 @@ pub enum Architecture {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Folder of a translator, as [`Objective::export`] writes it, to begin with: its architecture, vocabulary and weights are
-    /// taken, and the settings `architecture`, `model` and `vocabulary` do not count.
+    /// Folder of a translator, as [`Objective::export`] writes it, to begin with: it brings architecture, vocabulary and weights,
+    /// in place of the settings `architecture`, `model` and `vocabulary`.
     pub start: Option<PathBuf>,
     /// What is trained.
     pub architecture: Architecture,
@@ -121,6 +122,12 @@ impl Translation {
     /// Settings or data that cannot be used.
     pub fn new(recipe: &Recipe) -> Result<Self> {
         let settings: Settings = recipe.own()?;
+        if let (Some(_), Some(key)) =
+            (&settings.start, ["architecture", "model", "vocabulary"].iter().find(|key| recipe.own.contains_key(**key)))
+        {
+            return Err(Error::request(format!("translation.start brings its own {key}"))
+                .with_help(format!("leave out translation.{key}, or leave out translation.start")));
+        }
         let Settings { label_smoothing, dropout, bpe_dropout, copied, .. } = settings;
         let shares = [
             ("label_smoothing", label_smoothing),
@@ -194,7 +201,11 @@ impl Translation {
             translator.languages().told(None, Some(language))?;
         }
         let held_out = held_out(&data, &translator, &settings)?;
-        let digest = combined(&[data.digest()]);
+        let digest = match &settings.start {
+            // The words are read again when the run is taken up: they must be the same.
+            Some(_) => combined(&[data.digest(), &sha256(vocabulary.as_bytes())]),
+            None => combined(&[data.digest()]),
+        };
         Ok(Self {
             settings,
             data,

@@ -442,10 +442,19 @@ fn packing_replaces_older_data_sets_only() {
         refused(&root.join("mine.png"))
             .ends_with("mine.png: is a file that is no data set of conjure's, and is not replaced")
     );
-    let mut archive = zip::ZipWriter::new(std::fs::File::create(root.join("other.zip")).unwrap());
-    archive.start_file("thesis.txt", zip::write::SimpleFileOptions::default()).unwrap();
-    archive.finish().unwrap();
-    assert!(refused(&root.join("other.zip")).contains("is not replaced"));
+    // Other programs' data sets, and our own of another kind, have a dataset.json as well.
+    let others = [
+        ("thesis.txt", "mine"),
+        ("dataset.json", "{\"labels\": []}"),
+        ("dataset.json", "{\"format\": \"conjure translations 1\"}"),
+    ];
+    for (name, content) in others {
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(root.join("other.zip")).unwrap());
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut archive, content.as_bytes()).unwrap();
+        archive.finish().unwrap();
+        assert!(refused(&root.join("other.zip")).contains("is not replaced"), "{content}");
+    }
 
     // A place in the folder that is never taken for a picture will do, and so will an older data set.
     let file = pictures.join("set.zip");

@@ -158,7 +158,7 @@ pub fn make(
         return Err(Error::request("no emoji are left to draw").with_help("leave out fewer groups"));
     }
     let description = json!({
-        "format": "conjure data set 1",
+        "format": format!("{} 1", archive::FORMAT),
         "pictures": records.len(),
         "size": request.size,
         "styles": request.styles,

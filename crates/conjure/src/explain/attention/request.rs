@@ -6,6 +6,7 @@ use super::write::{check_tokens, check_weights};
 use super::{
     Attention, Candidate, Change, Explanation, Focus, Kind, Prediction, Role, Run, Selection, Sequence, Subject, word,
 };
+use crate::explain::not_empty;
 use crate::{Error, Result};
 use conjure_core::{D, Tensor};
 
@@ -40,7 +41,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The text alone, with 48 MiB for its numbers.
+    /// The text alone, with 64 MiB for its numbers.
     pub fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -61,7 +62,7 @@ impl Request {
     /// # Errors
     /// A text that is empty.
     pub fn validate(&self) -> Result<()> {
-        std::iter::once(&self.text).chain(&self.compare).try_for_each(|text| not_empty(text))
+        std::iter::once(&self.text).chain(&self.compare).try_for_each(|text| not_empty(text.trim()))
     }
 }
 
@@ -174,13 +175,6 @@ fn check(layer: usize, head: usize, layers: usize, heads: usize) -> Result<()> {
 fn not_there(what: &str, word: &str, pieces: &[String]) -> Error {
     Error::request(format!("there is no word {word:?} to {what} in the text"))
         .with_help(format!("the tokens spell {:?}", pieces.concat().trim()))
-}
-
-fn not_empty(text: &str) -> Result<()> {
-    if text.trim().is_empty() {
-        return Err(Error::request("the text is empty").with_help("give a sentence"));
-    }
-    Ok(())
 }
 
 fn encode(subject: &dyn Subject, text: &str) -> Result<Vec<u32>> {

@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_no_model_can_do_is_refused_by_name_and_value() {
-        assert_eq!(refusal(|r| r.sampling.temperature = -1.0), "temperature -1 is no number from 0");
+        assert_eq!(refusal(|r| r.sampling.temperature = -1.0), "temperature -1 is no positive number");
         assert_eq!(refusal(|r| r.sampling.top_k = Some(0)), "top-k 0 leaves no token");
         assert_eq!(refusal(|r| r.sampling.repetition = f32::NAN), "repetition penalty NaN is outside 0.01 to 100");
         assert_eq!(refusal(|r| r.max_tokens = Some(0)), "max tokens 0 leaves nothing to do");

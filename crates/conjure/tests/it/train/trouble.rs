@@ -90,7 +90,7 @@ fn without_held_out_data_a_run_says_that_it_keeps_no_best_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan { all_trained: true, ..Plan::default() };
     let mut told = Vec::new();
-    start(folder.path(), recipe(&["checkpoint.best=\"psnr\""]), &plan)
+    start(folder.path(), recipe(&["checkpoint.best=\"-psnr\""]), &plan)
         .unwrap()
         .run(&mut |event| {
             if let Event::Warning(warning) = event {
@@ -99,7 +99,6 @@ fn without_held_out_data_a_run_says_that_it_keeps_no_best_and_ends() {
             Control::Continue
         })
         .unwrap();
-    told.dedup();
     assert_eq!(told, ["no data are held out, so there is no psnr by which to keep the best state"]);
     assert!(folder.path().join("export").is_dir() && !folder.path().join("checkpoints/best.safetensors").exists());
 }

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(refused(Typical::new(1.5).err().unwrap()), "typical 1.5 is not over 0 and up to 1");
         assert_eq!(refused(MinP::new(-0.1).err().unwrap()), "min-p -0.1 is outside 0 to 1");
         assert_eq!(refused(TopK::new(0).err().unwrap()), "top-k 0 leaves no token");
-        assert_eq!(refused(Temperature::new(-1.0).err().unwrap()), "temperature -1 is no number from 0");
+        assert_eq!(refused(Temperature::new(-1.0).err().unwrap()), "temperature -1 is no positive number");
         assert_eq!(refused(RepetitionPenalty::new(0.0).err().unwrap()), "repetition penalty 0 is outside 0.01 to 100");
         let outside = |what: &str| format!("{what} is outside -100 to 100");
         assert_eq!(refused(PresencePenalty::new(f32::INFINITY).err().unwrap()), outside("presence penalty inf"));

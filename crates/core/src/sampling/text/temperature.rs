@@ -16,7 +16,7 @@ impl Temperature {
         if temperature > 0.0 && temperature.is_finite() {
             return Ok(Self(temperature));
         }
-        Err(Error::request(format!("temperature {temperature} is no number from 0"))
+        Err(Error::request(format!("temperature {temperature} is no positive number"))
             .with_help("0.2 is careful, 0.8 usual, 1 the model's own; 0 always takes the likeliest token"))
     }
 }
