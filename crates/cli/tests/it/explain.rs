@@ -51,7 +51,10 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         (&["x", "--model", &model, "--layer", "99"], &["there is no layer 99: the model has 4"]),
         (&["x", "--model", &model, "--head", "99"], &["there is no head 99: the model has 4"]),
         (&["x", "--model", &model, "--to", "de"], &["languages are for translators"]),
-        (&["x", "--csv", "x.png"], &["x.png: --csv writes CSV, not PNG", "help: name it x.csv; nothing writes PNG"]),
+        (
+            &["x", "--csv", "x.png"],
+            &["x.png: --csv writes CSV, not PNG", "help: name it x.csv; explain attention --svg draws"],
+        ),
         (&["x", "--svg", "x.PNG"], &["x.PNG: --svg writes SVG, not PNG", "help: name it x.svg; "]),
         (
             &["x", "--json", "x.csv"],
