@@ -11,6 +11,9 @@ use std::ops::Range;
 /// Sub-blocks whose scales are made before they are multiplied.
 const DEPTH: usize = 64;
 
+/// Bytes that memory hands over at once.
+const LINE: usize = 64;
+
 /// `out (m, n) = x (m, k) w^T` for some rows of `w`.
 pub(super) struct Few<'a, B> {
     /// Rows `(n, k)` of blocks.
@@ -69,6 +72,8 @@ impl<B: Blocks> Few<'_, B> {
         // Of what is left after whole eights of a row's sub-blocks, for eight rows at a time.
         let mut last_scales = [[[0f32; 8]; 7]; M];
         let whole = subs / 8 * 8;
+        // While eight rows are multiplied the next are fetched: their scales, which are looked at first, would wait for memory.
+        let ahead = 8 * row_bytes;
         for eight in rows.clone().step_by(8) {
             let eight = eight..rows.end.min(eight + 8);
             let start = |row: usize, sub: usize| self.w[row * row_bytes + sub / B::SUBS * B::BYTES..].as_ptr();
@@ -110,6 +115,9 @@ impl<B: Blocks> Few<'_, B> {
                         let mut p = start(row, from);
                         let mut sums = [[zero; 4]; M];
                         for sub in depth.clone().step_by(8) {
+                            for line in (0..8 / B::SUBS * B::BYTES).step_by(LINE) {
+                                v.prefetch(p.wrapping_add(ahead + line));
+                            }
                             let at = (sub - from) * B::GROUPS;
                             for j in 0..8 {
                                 let codes = B::codes(v, p, j);

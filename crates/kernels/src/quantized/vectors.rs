@@ -78,6 +78,8 @@ pub(super) trait Vectors: Copy {
     /// # Safety
     /// `p` is readable for them.
     unsafe fn load(self, p: *const u8) -> Self::B;
+    /// Begins to fetch the line of memory at `p`, which may be anywhere.
+    fn prefetch(self, p: *const u8);
     /// Reads 16 bytes into both halves.
     ///
     /// # Safety
@@ -204,6 +206,8 @@ impl Vectors for Portable {
         // SAFETY: the caller vouches for 32 bytes.
         unsafe { p.cast::<[u8; 32]>().read_unaligned() }
     }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
     #[inline(always)]
     unsafe fn load_twice(self, p: *const u8) -> [u8; 32] {
         // SAFETY: the caller vouches for 16 bytes.

@@ -35,6 +35,11 @@ impl<const VNNI: bool> Vectors for X86<VNNI> {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // Of an address that is nowhere, nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_twice(self, p: *const u8) -> __m256i {
         // SAFETY: the caller vouches for the pointer.
         unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())) }
