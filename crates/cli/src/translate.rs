@@ -73,13 +73,13 @@ fn tell(made: &[Translation], most: Option<usize>) {
     let open = || made.iter().zip(1..).filter(|(made, _)| made.finish == Finish::Length);
     for (made, line) in open().take(SHOWN) {
         let which = if open().count() > 1 || line > 1 { format!("line {line} ") } else { String::new() };
-        let tokens = made.ids.len();
-        let why = if most.is_some_and(|most| tokens >= most) {
+        let tokens = report::counted(made.ids.len(), "token");
+        let why = if most.is_some_and(|most| made.ids.len() >= most) {
             "the model writes no more"
         } else {
             "--max-tokens sets another number"
         };
-        report::note(&format!("{which}ended after {tokens} tokens; {why}"));
+        report::note(&format!("{which}ended after {tokens}; {why}"));
     }
     if open().count() > SHOWN {
         report::note(&format!("so did {} more lines", open().count() - SHOWN));

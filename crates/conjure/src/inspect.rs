@@ -267,9 +267,7 @@ impl Inspection {
 fn judge(model: &Path) -> Result<Component> {
     let folder = model.join(IMAGE_ENCODER);
     let source = weights::open(&folder)?;
-    let kind = model_folder::config(&folder, |text| {
-        serde_json::from_str::<Value>(text).map_err(|e| Error::request(format!("cannot be read: {e}")))
-    })?;
+    let kind = model_folder::config(&folder, model_folder::as_json)?;
     if kind["model_type"].as_str().is_some_and(|kind| kind != "image_classifier") {
         return Ok(Component::new(IMAGE_ENCODER, source.as_ref(), Fit::default()));
     }

@@ -118,6 +118,14 @@ pub fn config<C>(folder: &Path, parse: impl FnOnce(&str) -> Result<C>) -> Result
     })
 }
 
+/// A config as it stands, for [`config`] and [`open`].
+///
+/// # Errors
+/// It is no JSON.
+pub fn as_json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| Error::request(format!("is not readable as JSON: {e}")))
+}
+
 /// A CLIP text encoder as transformers saves it, whatever version named its tensors.
 ///
 /// # Errors

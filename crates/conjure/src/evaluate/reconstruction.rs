@@ -59,9 +59,7 @@ impl Restorer {
     pub fn open(folder: &Path, device: &Device) -> Result<(Self, Option<usize>)> {
         let vae = folder.join("vae");
         let folder = if folder.join("model_index.json").is_file() { vae.as_path() } else { folder };
-        let config: Value = model_folder::config(folder, |text| {
-            serde_json::from_str(text).map_err(|e| Error::request(format!("is not readable as JSON: {e}")))
-        })?;
+        let config = model_folder::config(folder, model_folder::as_json)?;
         if config.get("_class_name").and_then(Value::as_str) == Some("AutoencoderKL") {
             let (config, params) = model_folder::open(folder, AutoencoderKlConfig::from_json, device)?;
             let model = AutoencoderKl::new(&params, &config)?;

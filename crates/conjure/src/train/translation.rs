@@ -181,7 +181,7 @@ impl Translation {
         }
         let device = recipe.device.open()?;
         let (config, params) = match &settings.start {
-            Some(folder) => model_folder::open(folder, parse, &device)?,
+            Some(folder) => model_folder::open(folder, model_folder::as_json, &device)?,
             None => (planned(&settings, &tokenizer)?, recipe.random_params(&device)),
         };
         let params = params.trainable();
@@ -280,10 +280,6 @@ fn vocabulary_of(folder: &Path) -> Result<String> {
     model_folder::read_text(&path)?.ok_or_else(|| {
         Error::file(&path, "not found").with_help("translation.start names a folder that conjure train exported")
     })
-}
-
-fn parse(text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|e| Error::request(format!("is no JSON: {e}")))
 }
 
 /// The `config.json` of a new model of the settings' sizes for this vocabulary.
